@@ -1,0 +1,6 @@
+"""`python -m clipft`."""
+
+from clipft.cli import main
+
+if __name__ == "__main__":
+    main()

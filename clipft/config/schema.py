@@ -1,0 +1,461 @@
+"""What a user may write: one class a section, one sentence a field.
+
+Sources of the defaults stand beside them; titles: FLYP (Finetune like you pretrain, CVPR 2023),
+WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), CLIP (Radford et al., 2021).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, unknown keys refused, no value guessed from another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+def _check_rate(value: Any) -> Any:
+    if value is None:
+        return value
+    if isinstance(value, str):
+        if re.fullmatch(r"x(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value) and float(value[1:]) > 0:
+            return value
+        raise ValueError(f"expected a number above 0 or a factor such as x0.5, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"expected a number above 0 or a factor such as x0.5, found {value!r}")
+    return float(value)
+
+
+Rate = Annotated[float | str, BeforeValidator(_check_rate)]
+"""A learning rate: a number above 0, or a factor of `optim.lr` such as `x0.5`."""
+
+
+def resolve_rate(rate: float | str | None, base: float) -> float:
+    """The learning rate that `rate` stands for beside `base`; None is `base` itself."""
+    if rate is None:
+        return base
+    return base * float(rate[1:]) if isinstance(rate, str) else rate
+
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+# --- model ---------------------------------------------------------------------------------------
+
+
+class LogitScaleConfig(Section):
+    train: bool = True
+    """Whether `logit_scale` trains; `logit_bias` follows it."""
+    init: PositiveFloat | None = None
+    """The scale to start from, as exp(logit_scale); null keeps the weights' own (CLIP starts at 1/0.07, ends at 100)."""
+    min: PositiveFloat = 1.0
+    """The scale is held above this after each step, as exp(logit_scale)."""
+    max: PositiveFloat = 100.0
+    """The scale is held below this after each step, as exp(logit_scale) (100: CLIP, section 2.5)."""
+    lr: Rate | None = None
+    """Its learning rate: a number or a factor of optim.lr; null takes optim.lr_heads."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LogitScaleConfig:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) must not exceed max ({self.max:g})")
+        return self
+
+
+class TowerConfig(Section):
+    """What the image and the text tower have in common."""
+
+    encoder: str | None = None
+    """Another encoder for this tower, with `model.name: null`."""
+    random: bool = False
+    """With `encoder`: start from random weights, not from the encoder's own pretrained ones."""
+    freeze_pattern: str | None = None
+    """A regular expression: freezes the backbone parameters whose name it matches; the word `all` freezes the backbone. Wins over freeze_layers and freeze_backbone."""
+    freeze_layers: Annotated[int, Field(ge=-1)] | None = None
+    """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone. Wins over freeze_backbone."""
+    freeze_backbone: bool | None = None
+    """Freezes the whole backbone (true) or nothing (false)."""
+    projection: Literal["train", "freeze"] = "train"
+    """Whether the projection into the shared space trains; the three freeze keys never touch it."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the pooled feature before the projection, in training only."""
+    lr: Rate | None = None
+    """Learning rate of this backbone: a number or a factor of optim.lr such as x0.5; null takes optim.lr."""
+
+    @field_validator("freeze_pattern")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+            if not value:
+                raise ValueError("an empty pattern matches everything; write all to freeze the backbone, null for none")
+        return value
+
+
+class ImageTowerConfig(TowerConfig):
+    encoder: Annotated[str, Field(pattern=r"^timm:.+")] | None = None
+    """Another image encoder: timm:NAME, with `model.name: null` and a text encoder beside it."""
+
+
+class TextTowerConfig(TowerConfig):
+    encoder: Annotated[str, Field(pattern=r"^hf:.+")] | None = None
+    """Another text encoder: hf:FOLDER_OR_NAME, with `model.name: null` and an image encoder beside it."""
+    pooling: Literal["mean", "cls", "pooler"] | None = None
+    """How an `hf:` encoder's tokens become one feature: their mean (default), the first token, or BERT's pooler."""
+
+
+class ModelConfig(Section):
+    name: str | None = None
+    """An open_clip architecture (ViT-B-32), hf-hub:ORG/NAME, local-dir:PATH, or null with an encoder for both towers."""
+    pretrained: str | None = None
+    """The weights: an open_clip tag, a .safetensors or .pt file, a clipft run or checkpoint; null is random weights, or those of a hf-hub:, local-dir: or encoder."""
+    context_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens a caption may have, for Hugging Face text towers; null keeps the model's own (77 for two encoders)."""
+    embed_dim: Annotated[int, Field(ge=1)] | None = None
+    """Width of the shared space for two encoders; null needs encoders of equal width and adds no projection."""
+    logit_scale: LogitScaleConfig = LogitScaleConfig()
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+
+    @model_validator(mode="after")
+    def _named_or_two_encoders(self) -> ModelConfig:
+        encoders = {"image": self.image.encoder, "text": self.text.encoder}
+        given = [tower for tower, encoder in encoders.items() if encoder]
+        if self.name is None and len(given) < 2:
+            raise ValueError(
+                "name: expected an open_clip architecture such as ViT-B-32, or image.encoder and text.encoder together"
+            )
+        if self.name is not None and given:
+            raise ValueError(f"{given[0]}.encoder: stands beside name: {self.name}; two encoders need name: null")
+        if self.embed_dim is not None and self.name is not None:
+            raise ValueError("embed_dim: is for two encoders (name: null); a named model has its own width")
+        if self.text.pooling is not None and self.text.encoder is None:
+            raise ValueError("text.pooling: is for text.encoder: hf:...; a named model has its own pooling")
+        for tower, section in (("image", self.image), ("text", self.text)):
+            if section.random and section.encoder is None:
+                raise ValueError(f"{tower}.random: is for {tower}.encoder; for a named model write pretrained: null")
+        return self
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+class FolderSource(Section):
+    folder: str
+    """A folder with one folder of images a class."""
+
+
+class TableSource(Section):
+    table: str
+    """A CSV, TSV, JSONL or Parquet file; the separator is detected."""
+    image: str = "image"
+    """Column with the image's path."""
+    caption: str | None = None
+    """Column with the caption, or a template over columns such as "a {material} {kind}"."""
+    label: str | None = None
+    """Column with the class name."""
+    root: str | None = None
+    """Folder that image paths are relative to; null is the table's own folder."""
+    split: str | None = None
+    """Rows to take, as column=value (split=train); null takes all."""
+    group: str | None = None
+    """Column whose equal values stay together when data.val is a fraction; null groups by image."""
+
+    @field_validator("split")
+    @classmethod
+    def _is_equation(cls, value: str | None) -> str | None:
+        if value is not None and ("=" not in value or not value.split("=", 1)[0].strip()):
+            raise ValueError(f"expected column=value such as split=train, found {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _caption_or_label(self) -> TableSource:
+        if self.caption is None and self.label is None:
+            raise ValueError("caption or label: name at least one column")
+        return self
+
+
+class SidecarSource(Section):
+    sidecar: str
+    """A folder of images, each beside a .txt file of the same stem with its caption."""
+
+
+class HandsSource(Section):
+    builtin: Literal["hands"]
+    """Drawn hands: needs no files."""
+    count: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    """How many hands."""
+    size: Annotated[int, Field(ge=16, le=2048)] = 64
+    """Width and height of a drawing in pixels."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Another seed draws other hands."""
+    label: Literal["fingers", "side", "view", "skin", "nails"] | None = "fingers"
+    """What the class is; null gives captions only."""
+
+
+_SOURCES: dict[str, type[Section]] = {
+    "folder": FolderSource,
+    "table": TableSource,
+    "sidecar": SidecarSource,
+    "builtin": HandsSource,
+}
+
+
+def source_kind(value: Any) -> str | None:
+    """Which kind of source a raw value or a parsed section is: folder, table, sidecar, builtin, fraction; None if none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "fraction"
+    for kind, section in _SOURCES.items():
+        if isinstance(value, section) or (isinstance(value, dict) and kind in value):
+            return kind
+    return None
+
+
+Source = Annotated[
+    Annotated[FolderSource, Tag("folder")]
+    | Annotated[TableSource, Tag("table")]
+    | Annotated[SidecarSource, Tag("sidecar")]
+    | Annotated[HandsSource, Tag("builtin")],
+    Discriminator(source_kind),
+]
+"""Where rows come from: {folder: ...}, {table: ...}, {sidecar: ...} or {builtin: hands}."""
+
+SourceOrFraction = Annotated[
+    Annotated[FolderSource, Tag("folder")]
+    | Annotated[TableSource, Tag("table")]
+    | Annotated[SidecarSource, Tag("sidecar")]
+    | Annotated[HandsSource, Tag("builtin")]
+    | Annotated[float, Field(gt=0, lt=1), Tag("fraction")],
+    Discriminator(source_kind),
+]
+
+
+class AugmentConfig(Section):
+    crop_scale: Annotated[tuple[float, float], Field(strict=False)] | None = (0.8, 1.0)
+    """Share of the image's area a random crop keeps, [least, most]; null takes no random crop."""
+    flip: bool = False
+    """Mirror half of the images; off, since hands, text and "on the left" have sides."""
+    color_jitter: Fraction = 0.0
+    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _is_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1] <= 1:
+            raise ValueError(f"expected [least, most] with 0 < least <= most <= 1, found {list(value)}")
+        return value
+
+
+class DataConfig(Section):
+    train: Source
+    """What to train on."""
+    val: SourceOrFraction | None = 0.1
+    """What to measure on: a source, or a fraction of train held out by image; null measures nothing."""
+    templates: Strings = ("a photo of a {}.",)
+    """Prompts that a class name is put into: one is drawn at random in training, all are averaged in evaluation (CLIP, section 3.1.4)."""
+    class_names: dict[str, str] = {}
+    """Folder or label name to the words for it: {"0": zero}."""
+    augment: AugmentConfig | Literal["none"] = AugmentConfig()
+    """Random changes to training images, or none."""
+    max_bad_fraction: Fraction = 0.01
+    """The run stops when more than this share of the images cannot be decoded."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that decode images; auto takes the cores less one, at most 8; 0 decodes in the training process."""
+
+    @field_validator("templates")
+    @classmethod
+    def _have_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError('expected at least one template such as "a photo of a {}."')
+        for template in value:
+            if template.count("{}") != 1:
+                raise ValueError(f"expected one {{}} for the class name in each template, found {template!r}")
+        return value
+
+
+# --- loss, optimiser, loop -----------------------------------------------------------------------
+
+
+class LossConfig(Section):
+    type: Literal["auto", "contrastive", "siglip", "classifier"] = "auto"
+    """auto takes siglip where the model has a logit_bias, else contrastive; classifier trains a linear head on labels."""
+    features: Literal["projected", "pooled"] = "projected"
+    """What the classifier sees: the projected feature, or the pooled one before the projection."""
+    init: Literal["prompts", "random"] = "prompts"
+    """The classifier starts from the text features of the class prompts (WiSE-FT, section 3), or at random."""
+    cosine: bool = False
+    """Normalise the classifier's weights too, so that logits are scaled cosines."""
+    bias: bool = True
+    """Whether the classifier has a bias, started at zero."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the classifier's target that is spread over all classes."""
+    class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
+    """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced (inverse to its count)."""
+
+    @model_validator(mode="after")
+    def _classifier_only(self) -> LossConfig:
+        if self.features == "pooled" and self.init == "prompts" and self.type == "classifier":
+            raise ValueError(
+                "init: prompts have the projected width, not the pooled one; write init: random with features: pooled"
+            )
+        if self.type != "classifier":
+            changed = [
+                key
+                for key in ("features", "init", "cosine", "bias", "label_smoothing", "class_weights")
+                if key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
+            ]
+            if changed:
+                raise ValueError(f"{changed[0]}: is for type: classifier, not {self.type}")
+        return self
+
+
+class GroupConfig(Section):
+    pattern: str
+    """A regular expression over full parameter names, under the number rule of freeze_pattern."""
+    lr: Rate | None = None
+    """Learning rate of what it matches: a number or a factor of optim.lr."""
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay of what it matches."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+        return value
+
+
+class OptimConfig(Section):
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """The optimiser; sgd has momentum."""
+    lr: PositiveFloat = 1.0e-5
+    """Learning rate of the backbones (1e-5: FLYP)."""
+    lr_heads: Rate | None = None
+    """Learning rate of projections and classifier: a number or a factor of lr; null takes lr."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Pull toward zero, never on biases, norms, embeddings and scales (0.1: FLYP, WiSE-FT)."""
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
+    """Adam's two averages (CLIP, table 18)."""
+    eps: PositiveFloat = 1.0e-6
+    """Adam's guard against division by zero (CLIP, table 18, ViT)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of sgd."""
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """The rate that the schedule falls to."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Gradients are scaled down to this norm; null never (1.0: WiSE-FT)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
+    warmup: Annotated[float, Field(ge=0)] = 0.05
+    """Steps over which the rate rises: below 1 a fraction of all steps, else a number of steps."""
+    groups: Annotated[tuple[GroupConfig, ...], Field(strict=False)] = ()
+    """Rates and decay by parameter name; the last pattern that matches rules."""
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"expected two numbers from 0 to below 1, found {list(value)}")
+        return value
+
+
+class EarlyStopConfig(Section):
+    metric: str | None = None
+    """The metric to watch; null takes evaluate.best."""
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Evaluations without a new best before the run ends."""
+
+
+class TrainConfig(Section):
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes over the training data."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows a step; under a contrastive loss the other rows are the negatives."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of the whole; null takes it whole."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto takes bf16 where the hardware computes it, else fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    early_stop: EarlyStopConfig | None = None
+    """End when a metric no longer improves."""
+
+    @model_validator(mode="after")
+    def _micro_fits(self) -> TrainConfig:
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size: {self.micro_batch_size} is more than batch_size ({self.batch_size})")
+        return self
+
+
+class EvaluateConfig(Section):
+    every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
+    """When to measure: at each epoch's end, or every so many steps."""
+    best: str | None = None
+    """The metric that chooses the best checkpoint, such as zero_shot_top1; null keeps the last only."""
+
+
+class KeepConfig(Section):
+    last: Annotated[int, Field(ge=1)] = 1
+    """How many of the newest checkpoints to keep."""
+    best: Literal[0, 1] = 1
+    """Whether to keep the best one, where evaluate.best is set."""
+
+
+class CheckpointConfig(Section):
+    keep: KeepConfig = KeepConfig()
+
+
+class RunConfig(Section):
+    dir: str | None = None
+    """The run's folder; null is runs/NAME of the config file."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Order, augmentation, dropout and new weights follow from it."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder too (needs the tensorboard package)."""
+
+
+class Config(Section):
+    """One fine-tuning run."""
+
+    model: ModelConfig
+    data: DataConfig
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Config:
+        if self.train.early_stop is not None and self.train.early_stop.metric is None and self.evaluate.best is None:
+            raise ValueError("train.early_stop.metric: name the metric to watch here or in evaluate.best")
+        if self.train.early_stop is not None and self.data.val is None:
+            raise ValueError("train.early_stop: watches data.val, which is null")
+        if self.evaluate.best is not None and self.data.val is None:
+            raise ValueError("evaluate.best: is measured on data.val, which is null")
+        if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
+            raise ValueError(
+                f"train.batch_size: a {self.loss.type} loss needs at least 2 rows, found {self.train.batch_size}: one pair has no negatives"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""A CLIP model, seen as two towers: built, frozen, described."""
