@@ -1,0 +1,194 @@
+"""What a person sees while a model trains: the plan, one live line, a table of evaluations, the end.
+
+On a terminal the line is redrawn in place; off it the same words come as plain lines, now and then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_EVERY_S = 10.0  # off a terminal, at most a line this often
+_SMOOTH = 0.9  # weight of the past in the speed shown
+
+METRIC_WORDS = {
+    "loss": "val loss",
+    "zero_shot_top1": "zero-shot top-1",
+    "zero_shot_top5": "zero-shot top-5",
+    "mean_per_class": "mean per class",
+    "classifier_top1": "classifier top-1",
+    "classifier_top5": "classifier top-5",
+    "image_to_text_r1": "image→text R@1",
+    "image_to_text_r5": "image→text R@5",
+    "image_to_text_r10": "image→text R@10",
+    "text_to_image_r1": "text→image R@1",
+    "text_to_image_r5": "text→image R@5",
+    "text_to_image_r10": "text→image R@10",
+}
+_HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """What the live line shows of a step.
+
+    Args:
+        chance: the loss when every answer is equally likely: ln(batch) under a contrastive loss.
+        scale: exp(logit_scale), or None where it plays no part.
+        waited: share of the time spent waiting for data, 0 to 1.
+        memory: bytes the process (on a GPU: the device) has used at most.
+    """
+
+    loss: float
+    chance: float
+    rate: float
+    scale: float | None
+    memory: int
+
+
+@dataclass
+class TrainView:
+    """The display of one run; everything it says also goes into the run's log.
+
+    Args:
+        console: where talk goes (stderr).
+    """
+
+    console: Console
+    _log_path: Path | None = field(default=None, init=False)
+    _unlogged: list[str] = field(default_factory=list, init=False)  # said before there was a folder
+    _live: Live | None = field(default=None, init=False)
+    _speed: float = field(default=0.0, init=False)
+    _wait: float = field(default=0.0, init=False)
+    _left: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), init=False)  # epoch, epochs, step in it, steps an epoch
+    _step_s: float = field(default=0.0, init=False)
+    _printed_at: float = field(default=0.0, init=False)
+
+    def say(self, line: str = "", *, style: str | None = None) -> None:
+        """Print a line and log it."""
+        self.console.print(Text(line, style=style or ""), soft_wrap=True)
+        self._log(line)
+
+    def warn(self, line: str) -> None:
+        """A line that asks for attention."""
+        self.say(f" warning  {line}", style="yellow")
+
+    def facts(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Lines with a heading word in a column of their own, as the plan of a run is shown."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        for heading, text in rows:
+            table.add_row(f" {heading}", text)
+            self._log(f" {heading:<8} {text}")
+        self.console.print(table)
+
+    def begin(self, epochs: int, steps_per_epoch: int) -> None:
+        """Start the live line, on a terminal."""
+        self._left = (0, epochs, 0, steps_per_epoch)
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def stop(self) -> None:
+        """Take the live line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def epoch(self, epoch: int) -> None:
+        """An epoch, counted from 1, begins."""
+        self._left = (epoch, self._left[1], 0, self._left[3])
+
+    def step(self, pulse: Pulse, *, rows: int, seconds: float, waited: float) -> None:
+        """A step was taken."""
+        epoch, epochs, done, of = self._left
+        done += 1
+        self._left = (epoch, epochs, done, of)
+        first = self._step_s == 0.0
+        self._step_s = seconds if first else _SMOOTH * self._step_s + (1 - _SMOOTH) * seconds
+        self._wait = waited if first else _SMOOTH * self._wait + (1 - _SMOOTH) * waited
+        self._speed = rows / self._step_s if self._step_s else 0.0
+        if self._live is not None:
+            self._live.update(self._picture(pulse))
+        elif done == of or time.monotonic() - self._printed_at >= _PLAIN_EVERY_S:
+            self._printed_at = time.monotonic()
+            self.say(f" epoch {epoch}/{epochs}  step {done}/{of}  {self._words(pulse)} · {self._time_left()} left")
+
+    def _picture(self, pulse: Pulse) -> Group:
+        epoch, epochs, done, of = self._left
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            Text(f" epoch {epoch:>2}/{epochs}"), ProgressBar(total=of, completed=done, width=40), Text(f"{done}/{of}"), Text(f"{self._time_left()} left")
+        )
+        return Group(bar, Text(f" {self._words(pulse)}"))
+
+    def _words(self, pulse: Pulse) -> str:
+        words = [f"loss {pulse.loss:.3f} (chance {pulse.chance:.2f})", f"lr {pulse.rate:.1e}"]
+        if pulse.scale is not None:
+            words.append(f"scale {pulse.scale:.1f}")
+        share = self._wait / self._step_s if self._step_s else 0.0
+        words += [f"{self._speed:.1f} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory)]
+        return " · ".join(words)
+
+    def _time_left(self) -> str:
+        epoch, epochs, done, of = self._left
+        return in_time(((epochs - epoch) * of + of - done) * self._step_s)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the recent time that was spent waiting for data, 0 to 1."""
+        return self._wait / self._step_s if self._step_s else 0.0
+
+    def table_head(self, metrics: Mapping[str, float]) -> None:
+        """The head of the table of evaluations."""
+        columns = "".join(f"{METRIC_WORDS.get(name, name):>17}" for name in headlines(metrics))
+        self.say(f" {'epoch':>6}{'train loss':>12}{columns}", style="bold")
+
+    def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
+        """One evaluation."""
+        figures = "".join(f"{metrics[name]:>17.3f}" for name in headlines(metrics))
+        self.say(f" {epoch:>6}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'   best' if best else ''}")
+
+    def log_to(self, path: Path) -> None:
+        """Write what is said from now on, and what was said so far, into a file too."""
+        self._log_path = path
+        lines, self._unlogged = self._unlogged, []
+        for line in lines:
+            self._log(line)
+
+    def _log(self, line: str) -> None:
+        if self._log_path is None:
+            self._unlogged.append(line)
+            return
+        with self._log_path.open("a", encoding="utf-8") as file:
+            file.write(line.rstrip() + "\n")
+
+
+def headlines(metrics: Mapping[str, float]) -> list[str]:
+    """The two or three metrics that a line has room for: the loss and what the data is about."""
+    return [name for name in ("loss", *_HEADLINES) if name in metrics][:3]
+
+
+def in_time(seconds: float) -> str:
+    """Seconds as 0:41 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def in_bytes(count: float) -> str:
+    """Bytes as 605 MB or 2.3 GB (powers of ten)."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{count:.0f} B"

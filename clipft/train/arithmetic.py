@@ -1,0 +1,131 @@
+"""The plan of a run in arithmetic, before the first step: what it comes to, what is refused, what is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipft.config.schema import Config
+from clipft.data.captions import Repeats
+from clipft.errors import InputError
+from clipft.model.plan import Plan
+from clipft.train.optim import warmup_steps
+
+# Ten times the highest published rate for a pretrained backbone (3e-5: WiSE-FT, section 4), and the upper end of the
+# range tried for projections (1e-2: ProLIP).
+BACKBONE_RATE_LIMIT = 3e-4
+HEADS_RATE_LIMIT = 1e-2
+_HEADS = ("projection", "classifier", "logit_scale", "logit_bias")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a run comes to.
+
+    Args:
+        rows: training rows.
+        steps_per_epoch: whole batches in them.
+        steps: optimiser steps in all.
+        warmup: how many of them warm up.
+        batch_size: rows a step.
+        micro_batch_size: rows encoded at once.
+        positives: how many rows of a batch share a row's caption or class on average, itself included.
+        distinct: different captions or classes in the training rows.
+    """
+
+    rows: int
+    epochs: int
+    steps_per_epoch: int
+    steps: int
+    warmup: int
+    batch_size: int
+    micro_batch_size: int
+    positives: float
+    distinct: int
+
+    @property
+    def negatives(self) -> float:
+        """How many texts of a batch a row is told apart from, on average."""
+        return self.batch_size - self.positives
+
+
+def work_out(config: Config, rows: int, repeats: Repeats) -> Arithmetic:
+    """The run in numbers.
+
+    Raises:
+        InputError: it has no steps, or warms up beyond its end.
+    """
+    batch = config.train.batch_size
+    per_epoch = rows // batch
+    if per_epoch == 0:
+        raise InputError(
+            f"train.batch_size: {batch} is more than the {rows} training rows, so an epoch has no step; write at most {rows}"
+        )
+    steps = per_epoch * config.train.epochs
+    warmup = warmup_steps(config.optim.warmup, steps)
+    if warmup >= steps:
+        raise InputError(
+            f"optim.warmup: {warmup} steps, but the run has only {steps} ({per_epoch} an epoch x {config.train.epochs}), "
+            "so its rate would never be reached; write a fraction such as 0.05"
+        )
+    return Arithmetic(
+        rows=rows,
+        epochs=config.train.epochs,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        warmup=warmup,
+        batch_size=batch,
+        micro_batch_size=config.train.micro_batch_size or batch,
+        positives=1 + (batch - 1) * repeats.pair_share,
+        distinct=repeats.distinct,
+    )
+
+
+def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, pretrained: bool) -> list[str]:
+    """What is allowed but seldom meant, each in a sentence with its number."""
+    found = []
+    if loss != "classifier" and arithmetic.distinct < arithmetic.batch_size:
+        found.append(
+            f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows with the same one are positives of each "
+            "other, so few negatives are left; loss.type: classifier may serve better"
+        )
+    if pretrained:
+        found += _rate_warnings(plan)
+    return found
+
+
+def _rate_warnings(plan: Plan) -> list[str]:
+    found = []
+    for tower in ("image", "text"):
+        rates = [p.lr for p in plan.trainable if p.tower == tower and p.group not in _HEADS and p.lr is not None]
+        if rates and max(rates) > BACKBONE_RATE_LIMIT:
+            found.append(
+                f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses 1e-6 to 3e-5, "
+                f"and one epoch above {BACKBONE_RATE_LIMIT:g} can destroy what it knows"
+            )
+    rates = [p.lr for p in plan.trainable if p.group in _HEADS and p.lr is not None]
+    if rates and max(rates) > HEADS_RATE_LIMIT:
+        found.append(f"the heads train at {max(rates):g}; published rates for them are 1e-5 to {HEADS_RATE_LIMIT:g}")
+    return found
+
+
+def not_learning(losses: Sequence[float], chance: float) -> str | None:
+    """A sentence when an epoch's mean loss stayed within 2 % of chance (P18), else None."""
+    mean = sum(losses) / len(losses)
+    if abs(mean - chance) > 0.02 * chance:
+        return None
+    return (
+        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual causes: a rate far too "
+        "high or too low, captions that do not tell the images apart, random weights on little data; try to overfit 64 rows first"
+    )
+
+
+def scale_in_words(scale: float, low: float, high: float) -> str | None:
+    """A sentence when exp(logit_scale) has come to one of its bounds or left the usual range, else None (P24)."""
+    if scale >= high * 0.999:
+        return f"logit_scale has reached its cap of {high:g}: usual for a trained CLIP (100), else lower model.logit_scale.lr"
+    if scale <= low * 1.001:
+        return f"logit_scale has sunk to its floor of {low:g}: the loss sees no difference between pairs; lower the rates"
+    if scale < 5:
+        return f"logit_scale is {scale:.1f}, far below the usual 10 to 100: the rates are probably too high"
+    return None

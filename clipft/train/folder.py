@@ -1,0 +1,84 @@
+"""Which folder a run writes to: a new one, or an unfinished one that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipft.config.load import dump_config
+from clipft.config.schema import Config
+from clipft.errors import InputError
+from clipft.model.saved import CONFIG, STATE
+from clipft.train.checkpoint import Kept, committed
+
+RESULT = "result.json"  # written last: a run that has it is finished
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run writes, and the checkpoint it goes on from (None: from the start).
+
+    Args:
+        notes: what to tell the user about the choice.
+    """
+
+    path: Path
+    resume_from: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolder:
+    """A new folder, or the unfinished run under the same config; a finished one is never written to.
+
+    Raises:
+        InputError: the unfinished run there has another config; the differing keys are named.
+    """
+    wanted = Path(config.run.dir or f"runs/{config_name}")
+    path = next(p for p in _numbered(wanted) if not (p / RESULT).exists())
+    notes = [] if path == wanted else [f"{wanted} holds a finished run: this one goes to {path}"]
+    if not (path / CONFIG).exists():
+        if path.exists() and any(path.iterdir()):
+            raise InputError(f"run.dir: {path} is not empty and holds no run of clipft; name another folder")
+        return RunFolder(path, None, (*notes, *(["--resume: nothing to go on with, so the run starts afresh"] if resume else [])))
+    newest = newest_epoch_end(path)
+    if newest is None:
+        return RunFolder(path, None, (*notes, f"{path} holds a run that was stopped before its first checkpoint: it starts afresh"))
+    differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(config))
+    if differing:
+        raise InputError(
+            f"{path} holds an unfinished run under another config ({'; '.join(differing)}); go on with its own config, "
+            "or start anew with another run.dir"
+        )
+    return RunFolder(path, newest.folder, (*notes, f"going on with {path} from step {newest.step}"))
+
+
+def differing_keys(before: str, now: str) -> list[str]:
+    """The keys in which two resolved configs differ, each with both values; `run.dir` aside."""
+    old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
+    keys = [k for k in [*old, *(k for k in new if k not in old)] if k != "run.dir"]
+    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
+
+
+def newest_epoch_end(run: Path) -> Kept | None:
+    """The newest committed checkpoint that was taken at an epoch's end."""
+    ends = [k for k in committed(run) if json.loads((k.folder / STATE).read_text(encoding="utf-8"))["epoch_end"]]
+    return ends[-1] if ends else None
+
+
+def _numbered(wanted: Path) -> Iterator[Path]:
+    yield wanted
+    number = 2
+    while True:
+        yield wanted.with_name(f"{wanted.name}-{number}")
+        number += 1
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {prefix: value}

@@ -1,0 +1,96 @@
+"""What a step asks of a CLIP: features of a batch, with no graph and no work below what trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipft.model.build import ClipModel
+from clipft.model.plan import Plan
+from clipft.train.losses import Features
+from clipft.train.precision import Precision
+
+_CHUNK = 256  # captions encoded at once; fixed, since the bits of a row hang on its call's size
+
+
+@dataclass
+class Network:
+    """A CLIP under a plan.
+
+    Args:
+        clip: the model on its device.
+        plan: what trains.
+        precision: what to compute in.
+        pooled: whether the image features are the pooled ones, before the projection.
+        needs_text: whether the loss looks at the text tower at all.
+    """
+
+    clip: ClipModel
+    plan: Plan
+    precision: Precision
+    pooled: bool = False
+    needs_text: bool = True
+    _image_trains: bool = field(init=False)
+    _text_trains: bool = field(init=False)
+    _frozen_text: dict[str, Tensor] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        trains = {p.name for p in self.plan.trainable}
+        self._image_trains = not trains.isdisjoint(self.clip.image.backbone_names())
+        self._text_trains = not trains.isdisjoint(self.clip.text.backbone_names())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.clip.model.logit_scale.device
+
+    def prepare_texts(self, captions: Sequence[str]) -> None:
+        """Encode the captions of a text backbone that stands still once, up to its pooled feature.
+
+        Text is not augmented, so a frozen backbone gives the same feature in every epoch (P55). Fixed chunks of the
+        sorted captions make its bits independent of the order of training and of a resume.
+        """
+        if not self.needs_text or self._text_trains:
+            return
+        distinct = sorted(set(captions))
+        for start in range(0, len(distinct), _CHUNK):
+            chunk = distinct[start : start + _CHUNK]
+            with torch.no_grad(), self.autocast():
+                pooled = self.clip.text.pool(self.clip.tokenizer(chunk).to(self.device))  # (N, width)
+            self._frozen_text.update(zip(chunk, pooled.float().cpu(), strict=True))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision's context."""
+        return self.precision.autocast(self.device)
+
+    def features(self, images: Tensor, captions: Sequence[str]) -> Features:
+        """L2-normalised float32 features of images (B, 3, H, W) and, where the loss needs them, of their captions."""
+        with self.autocast():
+            image = self._image(images)
+            text = self._text(captions) if self.needs_text else None
+        return Features(_normalise(image), None if text is None else _normalise(text))
+
+    def _image(self, images: Tensor) -> Tensor:
+        tower = self.clip.image
+        with torch.set_grad_enabled(self._image_trains and torch.is_grad_enabled()):
+            pooled = tower.pool(images.to(self.device, non_blocking=True))  # (B, width)
+        pooled = tower.drop(pooled)
+        return pooled if self.pooled else tower.project(pooled)
+
+    def _text(self, captions: Sequence[str]) -> Tensor:
+        tower = self.clip.text
+        if self._text_trains:
+            pooled = tower.pool(self.clip.tokenizer(list(captions)).to(self.device))
+        else:
+            self.prepare_texts([c for c in captions if c not in self._frozen_text])
+            pooled = torch.stack([self._frozen_text[c] for c in captions]).to(self.device)
+        return tower.project(tower.drop(pooled))
+
+
+def _normalise(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)

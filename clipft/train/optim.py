@@ -1,0 +1,106 @@
+"""The optimiser that a plan asks for, the rate at each step, and its state by parameter name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from clipft.config.schema import OptimConfig
+from clipft.errors import ClipftError
+from clipft.model.plan import Plan
+from clipft.model.rates import groups
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How each group's rate runs from its peak over a run's steps.
+
+    Args:
+        kind: cosine, linear or constant.
+        steps: optimiser steps in all.
+        warmup: steps of linear rise at the start.
+        min_lr: the rate it falls to (never above a group's peak).
+    """
+
+    kind: str
+    steps: int
+    warmup: int
+    min_lr: float
+
+    def rate(self, peak: float, step: int) -> float:
+        """The rate of step `step`, counted from 0, in a group with this peak.
+
+        Warm-up and cosine are those of open_clip_train 3.3 (scheduler.py), so that runs can be compared.
+        """
+        if step < self.warmup:
+            return peak * (step + 1) / self.warmup
+        if self.kind == "constant":
+            return peak
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        share = 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+        floor = min(self.min_lr, peak)
+        return floor + (peak - floor) * share
+
+
+def warmup_steps(warmup: float, steps: int) -> int:
+    """`optim.warmup` as a number of steps: below 1 it is a fraction of all steps."""
+    return int(warmup * steps) if warmup < 1 else int(warmup)
+
+
+def build_optimizer(model: nn.Module, plan: Plan, config: OptimConfig) -> torch.optim.Optimizer:
+    """An optimiser over exactly what the plan trains; a group's `names` are its parameters' names in order."""
+    parameters = dict(model.named_parameters())
+    param_groups = [
+        {"params": [parameters[name] for name in group.names], "names": list(group.names), "lr": group.lr, "peak": group.lr, "weight_decay": group.weight_decay}
+        for group in groups(plan)
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(param_groups, lr=config.lr, momentum=config.momentum)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    fused = all(p.device.type in ("cpu", "cuda") for group in param_groups for p in group["params"])
+    return kind(param_groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Give every group its rate for the step that comes."""
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(group["peak"], step)
+
+
+def named_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors as {"parameter/slot": tensor}; a parameter's place in a group does not matter (P36)."""
+    state: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for slot, value in optimizer.state.get(parameter, {}).items():
+                if value is not None:
+                    state[f"{name}/{slot}"] = value.detach().cpu() if isinstance(value, Tensor) else torch.tensor(value)
+    return state
+
+
+def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give the optimiser the state that `named_state` took.
+
+    Raises:
+        ClipftError: a saved tensor belongs to a parameter that this optimiser does not train, or the reverse.
+    """
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        name, slot = key.rsplit("/", 1)
+        by_parameter.setdefault(name, {})[slot] = value
+    trained = {name: p for group in optimizer.param_groups for name, p in zip(group["names"], group["params"], strict=True)}
+    if by_parameter and set(by_parameter) != set(trained):
+        odd = sorted(set(by_parameter) ^ set(trained))
+        raise ClipftError(f"the checkpoint's optimiser state is for other parameters: {len(odd)} differ, the first is {odd[0]}")
+    for name, slots in by_parameter.items():
+        parameter = trained[name]
+        # Adam's `step` is a scalar that stays on the CPU unless fused on a GPU; load_state_dict knows these rules.
+        optimizer.state[parameter] = {slot: _placed(slot, value, parameter) for slot, value in slots.items()}
+
+
+def _placed(slot: str, value: Tensor, parameter: Tensor) -> Tensor:
+    return value.clone() if slot == "step" and parameter.device.type == "cpu" else value.to(parameter.device, copy=True)

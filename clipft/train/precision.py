@@ -1,0 +1,78 @@
+"""Which device a run computes on and in which precision: asked of the hardware, never assumed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from clipft.errors import InputError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A named precision; trainable weights are always float32, autocast computes below (P28).
+
+    Args:
+        name: fp32, bf16 or fp16.
+        notes: what to tell the user about the choice.
+    """
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that matrix products run in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The context to run towers in."""
+        if self.name == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, self.dtype)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that `train.device` names; auto takes a GPU where there is one.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise InputError(f"train.device: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"train.device: {wanted} is not on this machine ({torch.cuda.device_count()} GPUs found); write auto or cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("train.device: mps is not on this machine; write auto or cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"train.device: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}")
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; emulation is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """The precision that `train.precision` names on this device."""
+    fast = has_fast_bf16(device)
+    if wanted == "auto":
+        return Precision("bf16" if fast else "fp32")
+    if wanted == "fp16" and device.type == "cpu":
+        return Precision("fp32", ("train.precision: fp16 has no kernels on a CPU: this run computes in fp32",))
+    if wanted == "bf16" and not fast:
+        return Precision("bf16", (f"train.precision: this {device.type} has no bf16 units and emulates them, many times slower than fp32",))
+    return Precision(wanted)

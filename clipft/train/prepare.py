@@ -1,0 +1,151 @@
+"""Before any weight is loaded: the data read, the plan made on the meta device, the run worked out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clipft.config.schema import Config, LossConfig
+from clipft.data.captions import Repeats, repeats
+from clipft.data.rows import Rows
+from clipft.data.sources import Splits, read_source, read_splits
+from clipft.errors import InputError
+from clipft.model.build import MetaModel, build_meta
+from clipft.model.classifier import Classifier
+from clipft.model.freeze import make_plan
+from clipft.model.plan import Plan
+from clipft.train.arithmetic import Arithmetic, work_out
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a run before its weights.
+
+    Args:
+        config: what was asked.
+        loss: contrastive, siglip or classifier; `auto` is resolved.
+        splits: the rows.
+        meta: the model without weights.
+        plan: what trains.
+        repeats: how often captions and classes come again.
+        arithmetic: steps, warm-up, negatives.
+    """
+
+    config: Config
+    loss: str
+    splits: Splits
+    meta: MetaModel
+    plan: Plan
+    repeats: Repeats
+    arithmetic: Arithmetic
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, a label's index into them."""
+        return self.splits.train.classes
+
+
+def prepare(config: Config) -> Prepared:
+    """Read the data and make the plan.
+
+    Raises:
+        InputError: the data cannot be read, the loss does not fit, nothing trains, or the run makes no sense.
+    """
+    refuse_many_processes()
+    splits = read_splits(config.data, config.run.seed)
+    meta = build_meta(config.model)
+    loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    check_rows(splits.train, loss, "data.train")
+    if splits.val is not None:
+        check_rows(splits.val, loss, "data.val")
+    plan = plan_of(config, meta, loss, splits.train.classes)
+    found = repeats(splits.train)
+    return Prepared(config, loss, splits, meta, plan, found, work_out(config, len(splits.train), found))
+
+
+def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
+    """The plan on the meta device; under a classifier loss the head for these classes is part of it."""
+    if loss == "classifier" and classes:
+        meta.model.classifier = classifier_for(config.loss, meta, len(classes), device="meta")
+    return make_plan(
+        meta.model,
+        meta.image,
+        meta.text,
+        name=meta.name,
+        config=config.model,
+        loss=loss,
+        features=config.loss.features,
+        optim=config.optim,
+    )
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan without its run, for `clipft freeze-report`.
+
+    Args:
+        base: where the weights would come from.
+        notes: what the plan could not know.
+    """
+
+    plan: Plan
+    base: str
+    notes: tuple[str, ...] = ()
+
+
+def report_plan(config: Config) -> PlanReport:
+    """The plan without weights; the data is asked only for its classes, and only by a classifier."""
+    meta = build_meta(config.model)
+    loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if loss == "classifier":
+        try:
+            classes = read_source(config.data.train, config.data.class_names, "data.train").classes
+        except InputError as error:
+            notes = (f"the classifier's size is not known, since its classes cannot be read: {error}",)
+    return PlanReport(plan_of(config, meta, loss, classes), meta.base, notes)
+
+
+def classifier_for(config: LossConfig, meta: MetaModel, num_classes: int, *, device: str) -> Classifier:
+    """A head of the width that `loss.features` names."""
+    width = meta.image.width if config.features == "pooled" else meta.image.embed_dim
+    with torch.device(device):
+        return Classifier(num_classes, width, cosine=config.cosine, bias=config.bias)
+
+
+def resolve_loss(config: LossConfig, *, has_bias: bool) -> str:
+    """The loss that `loss.type` means for this model.
+
+    Raises:
+        InputError: the sigmoid loss for a model without a bias (P23).
+    """
+    if config.type == "auto":
+        return "siglip" if has_bias else "contrastive"
+    if config.type == "siglip" and not has_bias:
+        raise InputError(
+            "loss.type: siglip needs a model with a logit_bias, which this one lacks; write auto, which takes contrastive for it"
+        )
+    return config.type
+
+
+def check_rows(rows: Rows, loss: str, key: str) -> None:
+    """Refuse rows that a classifier cannot learn from."""
+    if loss != "classifier":
+        return
+    if rows.labels is None:
+        raise InputError(f"loss.type: classifier needs a class for each row, and {key} ({rows.name}) has captions only; name a label column")
+    without = int((rows.labels < 0).sum())
+    if without:
+        first = rows.place(int((rows.labels < 0).argmax()))
+        raise InputError(f"{key}: {without} rows have no class, the first is {first}; a classifier needs one for each")
+
+
+def refuse_many_processes() -> None:
+    """More than one process is not built yet."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1":
+        raise InputError(f"WORLD_SIZE is {world}: training in more than one process is not built yet; start clipft without torchrun")

@@ -1,0 +1,120 @@
+"""From a prepared run to one that can step: weights, device, precision, head, objective, optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipft.config.schema import LossConfig
+from clipft.data.rows import Rows
+from clipft.errors import InputError
+from clipft.evaluate.zeroshot import class_embeddings
+from clipft.model.build import ClipModel, build
+from clipft.model.freeze import apply_plan, set_modes
+from clipft.train.losses import Classify, Contrastive, Objective, Siglip
+from clipft.train.network import Network
+from clipft.train.optim import Schedule, build_optimizer
+from clipft.train.precision import Precision, choose_device, choose_precision
+from clipft.train.prepare import Prepared, classifier_for
+from clipft.train.step import Stepper
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that can step.
+
+    Args:
+        clip: the base with its weights, and a classifier where the loss has one.
+        stepper: takes a step.
+        schedule: the rate at each step.
+    """
+
+    clip: ClipModel
+    device: torch.device
+    precision: Precision
+    stepper: Stepper
+    schedule: Schedule
+
+    @property
+    def objective(self) -> Objective:
+        """The loss."""
+        return self.stepper.objective
+
+
+def start(prepared: Prepared) -> Started:
+    """Load the weights and settle everything that the loop needs."""
+    config = prepared.config
+    device = choose_device(config.train.device)
+    precision = choose_precision(config.train.precision, device)
+    clip = build(config.model, config.run.seed)
+    clip.model.to(device)
+    objective = _objective(prepared, clip, device, precision)
+    apply_plan(clip.model, prepared.plan)
+    if config.train.micro_batch_size is not None:
+        _refuse_moving_batchnorm(prepared, clip)
+    network = Network(clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text)
+    scale = config.model.logit_scale
+    stepper = Stepper(
+        network,
+        objective,
+        build_optimizer(clip.model, prepared.plan, config.optim),
+        torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
+        config.optim.clip_norm,
+        config.train.micro_batch_size,
+        (scale.min, scale.max),
+    )
+    sums = prepared.arithmetic
+    schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
+    torch.manual_seed(config.run.seed)  # what dropout draws from
+    return Started(clip, device, precision, stepper, schedule)
+
+
+def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precision: Precision) -> Objective:
+    model = clip.model
+    if prepared.loss == "contrastive":
+        return Contrastive(model.logit_scale)
+    if prepared.loss == "siglip":
+        return Siglip(model.logit_scale, model.logit_bias)
+    loss = prepared.config.loss
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(prepared.config.run.seed)
+        head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
+    if loss.init == "prompts":
+        templates = prepared.config.data.templates
+        prompts = class_embeddings(clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device))
+        head.start_from(prompts, float(model.logit_scale.detach().exp()))
+    model.classifier = head.to(device)
+    return Classify(model.classifier, loss.label_smoothing, class_weights(loss, prepared.splits.train))
+
+
+def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
+    """(C,) weights of the classes, or None for equal ones.
+
+    Raises:
+        InputError: `loss.class_weights` names a class that is not there.
+    """
+    if loss.class_weights is None:
+        return None
+    if loss.class_weights == "balanced":
+        counts = torch.as_tensor(rows.class_counts(), dtype=torch.float32)
+        return counts.sum() / (len(counts) * counts.clamp(min=1))
+    unknown = [name for name in loss.class_weights if name not in rows.classes]
+    if unknown:
+        raise InputError(f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}")
+    return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
+
+
+def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
+    set_modes(clip.model, prepared.plan, training=True)
+    moving = [
+        name
+        for name, module in clip.model.named_modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    if moving:
+        raise InputError(
+            f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their statistics over pieces "
+            "are not those of the batch; leave it out, or freeze these layers"
+        )

@@ -1,0 +1,112 @@
+"""Tells the display and metrics.jsonl of each step, and names bad images once."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass, field
+
+import torch
+
+from clipft.report.train_view import Pulse, TrainView
+from clipft.train.arithmetic import not_learning, scale_in_words
+from clipft.train.loop import StepFacts
+from clipft.train.metrics_log import MetricsLog
+from clipft.train.prepare import Prepared
+from clipft.train.start import Started
+
+DATA_BOUND = 0.3  # share of the time spent waiting above which the user is told what to change
+
+
+@dataclass
+class Watch:
+    """The loop's watcher.
+
+    Args:
+        peaks: the highest learning rate of each part of the model.
+    """
+
+    prepared: Prepared
+    started: Started
+    view: TrainView
+    log: MetricsLog
+    peaks: dict[str, float] = field(init=False)
+    _named: set[str] = field(init=False, default_factory=set)
+    _said: set[str] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.peaks = peak_rates(self.prepared)
+
+    def epoch_begins(self, epoch: int) -> None:
+        """The display counts from here."""
+        self.view.epoch(epoch)
+
+    def step(self, facts: StepFacts) -> None:
+        """Log a step and show it."""
+        for fault in facts.faults:
+            if fault.path not in self._named:
+                self._named.add(fault.path)
+                self.view.warn(f"{fault}; another image takes its place")
+        rates = {name: self.started.schedule.rate(peak, facts.step - 1) for name, peak in self.peaks.items()}
+        scale = self._scale()
+        memory = peak_memory(self.started.device)
+        chance = self.started.objective.chance(facts.rows)
+        self.log.write(
+            "step",
+            stage=0,
+            epoch=facts.epoch,
+            step=facts.step,
+            loss=facts.result.loss,
+            chance=chance,
+            lr=rates,
+            logit_scale=scale,
+            gradient_norm=facts.result.gradient_norm,
+            skipped=facts.result.skipped,
+            pairs_per_s=facts.rows / facts.seconds,
+            wait_s=facts.waited,
+            memory_bytes=memory,
+        )
+        pulse = Pulse(facts.result.loss, chance, max(rates.values()), scale, memory)
+        self.view.step(pulse, rows=facts.rows, seconds=facts.seconds, waited=facts.waited)
+
+    def epoch_ends(self, epoch: int, losses: list[float]) -> None:
+        """Say what an epoch showed to be wrong, each kind once."""
+        chance = self.started.objective.chance(self.prepared.arithmetic.batch_size)
+        self._once("chance", not_learning(losses, chance))
+        bounds = self.prepared.config.model.logit_scale
+        scale = self._scale()
+        if scale is not None:
+            self._once("scale", scale_in_words(scale, bounds.min, bounds.max))
+        if self.view.wait_share > DATA_BOUND:
+            self._once(
+                "wait",
+                f"{self.view.wait_share:.0%} of the time goes into waiting for images: raise data.workers "
+                f"(now {self.prepared.config.data.workers}), or store smaller images",
+            )
+
+    def _scale(self) -> float | None:
+        return float(self.started.clip.model.logit_scale.detach().exp()) if self.prepared.loss != "classifier" else None
+
+    def _once(self, kind: str, sentence: str | None) -> None:
+        if sentence is not None and kind not in self._said:
+            self._said.add(kind)
+            self.view.warn(sentence)
+
+
+def peak_rates(prepared: Prepared) -> dict[str, float]:
+    """The highest peak rate of each part that trains: image, text (their backbones), heads."""
+    peaks: dict[str, float] = {}
+    for parameter in prepared.plan.trainable:
+        backbone = parameter.group not in ("projection", "classifier", "logit_scale", "logit_bias")
+        part = parameter.tower if backbone else "heads"
+        assert parameter.lr is not None  # what trains has a rate
+        peaks[part] = max(peaks.get(part, 0.0), parameter.lr)
+    return peaks
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes used at most: by the device's allocator on a GPU, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
