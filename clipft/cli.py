@@ -35,7 +35,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Fine-tune any CLIP model from one YAML file."""
 
@@ -44,8 +46,12 @@ def _root(
 def train(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run (the default where there is one).")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything up to one step and one evaluation batch; write nothing.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run (the default where there is one).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything up to one step and one evaluation batch; write nothing.")
+    ] = False,
 ) -> None:
     """Fine-tune a CLIP model.
 

@@ -19,14 +19,22 @@ class InputError(ClipftError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a config: the line it stands on (None for `--set` and for what is missing), the key, the sentence."""
+    """One mistake in a config.
+
+    Args:
+        line: the line it stands on; None for `--set` and for a missing section.
+        key: the dotted key; empty where the file as a whole is wrong.
+        message: one sentence.
+        place: where it stands if not in the file, such as `--set`.
+    """
 
     line: int | None
     key: str
     message: str
+    place: str = ""
 
     def __str__(self) -> str:
-        place = f"line {self.line}  " if self.line is not None else ""
+        place = f"line {self.line}  " if self.line is not None else f"{self.place}  " if self.place else ""
         return f"{place}{self.key}: {self.message}" if self.key else f"{place}{self.message}"
 
 
@@ -46,8 +54,10 @@ class ConfigError(InputError):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.path}{f':{p.line}' if p.line is not None else ''}: {p.key + ': ' if p.key else ''}{p.message}"
-            for p in self.problems
-        ]
-        return "\n".join([*lines, *([self.advice] if self.advice else [])])
+        lines = [f"{self._where(p)}: {p.key + ': ' if p.key else ''}{p.message}" for p in self.problems]
+        if len(lines) > 1:
+            lines = [f"{self.path} has {len(lines)} mistakes:", *(f"  {line}" for line in lines)]
+        return "\n".join([*lines, *(["", self.advice] if self.advice else [])])
+
+    def _where(self, problem: Problem) -> str:
+        return problem.place or (self.path if problem.line is None else f"{self.path}:{problem.line}")

@@ -7,15 +7,19 @@ WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), CLIP (Radford et al
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -24,22 +28,58 @@ from pydantic import (
 class Section(BaseModel):
     """A part of the config: frozen, unknown keys refused, no value guessed from another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+_FACTOR = r"x(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 
 
 def _check_rate(value: Any) -> Any:
     if value is None:
         return value
-    if isinstance(value, str):
-        if re.fullmatch(r"x(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value) and float(value[1:]) > 0:
-            return value
-        raise ValueError(f"expected a number above 0 or a factor such as x0.5, found {value!r}")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"expected a number above 0 or a factor such as x0.5, found {value!r}")
-    return float(value)
+    number: Any = value
+    if isinstance(value, str) and re.fullmatch(_FACTOR, value):
+        number = float(value[1:])
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < float("inf"):
+        raise ValueError("expected a number above 0 or a factor such as x0.5")
+    return value if isinstance(value, str) else float(value)
 
 
-Rate = Annotated[float | str, BeforeValidator(_check_rate)]
+def _check_pattern(value: str | None) -> str | None:
+    if value is None:
+        return value
+    if not value:
+        raise ValueError("an empty pattern matches everything; write all to freeze the backbone, null for none")
+    try:
+        with warnings.catch_warnings():
+            # such as '[[a]': a set whose meaning may change in a later Python
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(value)
+    except (re.error, FutureWarning, RecursionError, OverflowError) as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
+    return value
+
+
+def _refuse(mistakes: Iterable[str]) -> None:
+    """Raise all that is wrong in a section at once; a sentence may begin with the key it is about."""
+    if lines := list(mistakes):
+        raise ValueError("\n".join(lines))
+
+
+Rate = Annotated[
+    float | str,
+    BeforeValidator(_check_rate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": f"^{_FACTOR}$", "examples": ["x0.5"]},
+            ]
+        }
+    ),
+]
 """A learning rate: a number above 0, or a factor of `optim.lr` such as `x0.5`."""
 
 
@@ -50,7 +90,10 @@ def resolve_rate(rate: float | str | None, base: float) -> float:
     return base * float(rate[1:]) if isinstance(rate, str) else rate
 
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+"""A regular expression over parameter names."""
+
+PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -59,10 +102,12 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class LogitScaleConfig(Section):
+    """What multiplies the cosines before the loss."""
+
     train: bool = True
     """Whether `logit_scale` trains; `logit_bias` follows it."""
     init: PositiveFloat | None = None
-    """The scale to start from, as exp(logit_scale); null keeps the weights' own (CLIP starts at 1/0.07, ends at 100)."""
+    """The scale to start from, as exp(logit_scale); null keeps the weights' own (CLIP: from 1/0.07 to 100)."""
     min: PositiveFloat = 1.0
     """The scale is held above this after each step, as exp(logit_scale)."""
     max: PositiveFloat = 100.0
@@ -73,7 +118,9 @@ class LogitScaleConfig(Section):
     @model_validator(mode="after")
     def _ordered(self) -> LogitScaleConfig:
         if self.min > self.max:
-            raise ValueError(f"min ({self.min:g}) must not exceed max ({self.max:g})")
+            raise ValueError(f"min: {self.min:g} is above max: {self.max:g}")
+        if self.init is not None and not self.min <= self.init <= self.max:
+            raise ValueError(f"init: {self.init:g} is not between min: {self.min:g} and max: {self.max:g}")
         return self
 
 
@@ -84,10 +131,12 @@ class TowerConfig(Section):
     """Another encoder for this tower, with `model.name: null`."""
     random: bool = False
     """With `encoder`: start from random weights, not from the encoder's own pretrained ones."""
-    freeze_pattern: str | None = None
-    """A regular expression: freezes the backbone parameters whose name it matches; the word `all` freezes the backbone. Wins over freeze_layers and freeze_backbone."""
+    freeze_pattern: Pattern | None = None
+    """A regular expression: freezes the backbone parameters whose name it matches; the word `all`
+    freezes the backbone. Wins over freeze_layers and freeze_backbone."""
     freeze_layers: Annotated[int, Field(ge=-1)] | None = None
-    """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone. Wins over freeze_backbone."""
+    """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone.
+    Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
     """Freezes the whole backbone (true) or nothing (false)."""
     projection: Literal["train", "freeze"] = "train"
@@ -97,36 +146,31 @@ class TowerConfig(Section):
     lr: Rate | None = None
     """Learning rate of this backbone: a number or a factor of optim.lr such as x0.5; null takes optim.lr."""
 
-    @field_validator("freeze_pattern")
-    @classmethod
-    def _compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"{value!r} is not a regular expression: {error}") from None
-            if not value:
-                raise ValueError("an empty pattern matches everything; write all to freeze the backbone, null for none")
-        return value
-
 
 class ImageTowerConfig(TowerConfig):
-    encoder: Annotated[str, Field(pattern=r"^timm:.+")] | None = None
+    """The image tower: backbone and projection."""
+
+    encoder: Annotated[str, Field(pattern=r"^timm:.+", examples=["timm:NAME"])] | None = None
     """Another image encoder: timm:NAME, with `model.name: null` and a text encoder beside it."""
 
 
 class TextTowerConfig(TowerConfig):
-    encoder: Annotated[str, Field(pattern=r"^hf:.+")] | None = None
+    """The text tower: backbone and projection."""
+
+    encoder: Annotated[str, Field(pattern=r"^hf:.+", examples=["hf:NAME"])] | None = None
     """Another text encoder: hf:FOLDER_OR_NAME, with `model.name: null` and an image encoder beside it."""
     pooling: Literal["mean", "cls", "pooler"] | None = None
     """How an `hf:` encoder's tokens become one feature: their mean (default), the first token, or BERT's pooler."""
 
 
 class ModelConfig(Section):
+    """The model to start from, and what of it trains."""
+
     name: str | None = None
-    """An open_clip architecture (ViT-B-32), hf-hub:ORG/NAME, local-dir:PATH, or null with an encoder for both towers."""
+    """An open_clip architecture (ViT-B-32), hf-hub:ORG/NAME, local-dir:PATH, or null with two encoders."""
     pretrained: str | None = None
-    """The weights: an open_clip tag, a .safetensors or .pt file, a clipft run or checkpoint; null is random weights, or those of a hf-hub:, local-dir: or encoder."""
+    """The weights: an open_clip tag, a .safetensors or .pt file, a clipft run or checkpoint;
+    null is random weights, or those of a hf-hub:, local-dir: or encoder."""
     context_length: Annotated[int, Field(ge=4)] | None = None
     """Tokens a caption may have, for Hugging Face text towers; null keeps the model's own (77 for two encoders)."""
     embed_dim: Annotated[int, Field(ge=1)] | None = None
@@ -137,33 +181,41 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _named_or_two_encoders(self) -> ModelConfig:
-        encoders = {"image": self.image.encoder, "text": self.text.encoder}
-        given = [tower for tower, encoder in encoders.items() if encoder]
+        _refuse(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        towers: dict[str, TowerConfig] = {"image": self.image, "text": self.text}
+        given = [tower for tower, section in towers.items() if section.encoder]
         if self.name is None and len(given) < 2:
-            raise ValueError(
-                "name: expected an open_clip architecture such as ViT-B-32, or image.encoder and text.encoder together"
+            yield (
+                "name: expected an open_clip architecture such as ViT-B-32, "
+                "or null with both image.encoder and text.encoder"
             )
         if self.name is not None and given:
-            raise ValueError(f"{given[0]}.encoder: stands beside name: {self.name}; two encoders need name: null")
+            yield f"{given[0]}.encoder: stands beside name: {self.name}; two encoders need name: null"
         if self.embed_dim is not None and self.name is not None:
-            raise ValueError("embed_dim: is for two encoders (name: null); a named model has its own width")
+            yield "embed_dim: is for two encoders (name: null); a named model has its own width"
         if self.text.pooling is not None and self.text.encoder is None:
-            raise ValueError("text.pooling: is for text.encoder: hf:...; a named model has its own pooling")
-        for tower, section in (("image", self.image), ("text", self.text)):
+            yield "text.pooling: is for text.encoder: hf:...; a named model has its own pooling"
+        for tower, section in towers.items():
             if section.random and section.encoder is None:
-                raise ValueError(f"{tower}.random: is for {tower}.encoder; for a named model write pretrained: null")
-        return self
+                yield f"{tower}.random: is for {tower}.encoder; for a named model write pretrained: null"
 
 
 # --- data ----------------------------------------------------------------------------------------
 
 
 class FolderSource(Section):
+    """A folder a class; the folder's name is the class."""
+
     folder: str
     """A folder with one folder of images a class."""
 
 
 class TableSource(Section):
+    """One row an image, with its caption, its label or both."""
+
     table: str
     """A CSV, TSV, JSONL or Parquet file; the separator is detected."""
     image: str = "image"
@@ -183,22 +235,26 @@ class TableSource(Section):
     @classmethod
     def _is_equation(cls, value: str | None) -> str | None:
         if value is not None and ("=" not in value or not value.split("=", 1)[0].strip()):
-            raise ValueError(f"expected column=value such as split=train, found {value!r}")
+            raise ValueError("expected column=value such as split=train")
         return value
 
     @model_validator(mode="after")
     def _caption_or_label(self) -> TableSource:
         if self.caption is None and self.label is None:
-            raise ValueError("caption or label: name at least one column")
+            raise ValueError("caption: name the column with the caption, or in label the one with the class")
         return self
 
 
 class SidecarSource(Section):
+    """Images with a text file beside each."""
+
     sidecar: str
     """A folder of images, each beside a .txt file of the same stem with its caption."""
 
 
 class HandsSource(Section):
+    """Drawn hands, made while they are read."""
+
     builtin: Literal["hands"]
     """Drawn hands: needs no files."""
     count: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
@@ -211,7 +267,7 @@ class HandsSource(Section):
     """What the class is; null gives captions only."""
 
 
-_SOURCES: dict[str, type[Section]] = {
+SOURCES: dict[str, type[Section]] = {
     "folder": FolderSource,
     "table": TableSource,
     "sidecar": SidecarSource,
@@ -220,10 +276,10 @@ _SOURCES: dict[str, type[Section]] = {
 
 
 def source_kind(value: Any) -> str | None:
-    """Which kind of source a raw value or a parsed section is: folder, table, sidecar, builtin, fraction; None if none."""
+    """Which kind of source a raw value or a parsed section is: a key of SOURCES, fraction, or None."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return "fraction"
-    for kind, section in _SOURCES.items():
+    for kind, section in SOURCES.items():
         if isinstance(value, section) or (isinstance(value, dict) and kind in value):
             return kind
     return None
@@ -249,6 +305,8 @@ SourceOrFraction = Annotated[
 
 
 class AugmentConfig(Section):
+    """Random changes to training images."""
+
     crop_scale: Annotated[tuple[float, float], Field(strict=False)] | None = (0.8, 1.0)
     """Share of the image's area a random crop keeps, [least, most]; null takes no random crop."""
     flip: bool = False
@@ -260,17 +318,20 @@ class AugmentConfig(Section):
     @classmethod
     def _is_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not 0 < value[0] <= value[1] <= 1:
-            raise ValueError(f"expected [least, most] with 0 < least <= most <= 1, found {list(value)}")
+            raise ValueError("expected [least, most] with 0 < least <= most <= 1")
         return value
 
 
 class DataConfig(Section):
+    """Where images, captions and labels come from."""
+
     train: Source
     """What to train on."""
     val: SourceOrFraction | None = 0.1
     """What to measure on: a source, or a fraction of train held out by image; null measures nothing."""
     templates: Strings = ("a photo of a {}.",)
-    """Prompts that a class name is put into: one is drawn at random in training, all are averaged in evaluation (CLIP, section 3.1.4)."""
+    """Prompts that a class name is put into: one is drawn at random in training, all are averaged
+    in evaluation (CLIP, section 3.1.4)."""
     class_names: dict[str, str] = {}
     """Folder or label name to the words for it: {"0": zero}."""
     augment: AugmentConfig | Literal["none"] = AugmentConfig()
@@ -295,8 +356,11 @@ class DataConfig(Section):
 
 
 class LossConfig(Section):
+    """What training makes small."""
+
     type: Literal["auto", "contrastive", "siglip", "classifier"] = "auto"
-    """auto takes siglip where the model has a logit_bias, else contrastive; classifier trains a linear head on labels."""
+    """auto takes siglip where the model has a logit_bias, else contrastive; classifier trains a
+    linear head on labels."""
     features: Literal["projected", "pooled"] = "projected"
     """What the classifier sees: the projected feature, or the pooled one before the projection."""
     init: Literal["prompts", "random"] = "prompts"
@@ -308,44 +372,41 @@ class LossConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the classifier's target that is spread over all classes."""
     class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
-    """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced (inverse to its count)."""
+    """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced
+    (inverse to its count)."""
 
     @model_validator(mode="after")
     def _classifier_only(self) -> LossConfig:
-        if self.features == "pooled" and self.init == "prompts" and self.type == "classifier":
-            raise ValueError(
-                "init: prompts have the projected width, not the pooled one; write init: random with features: pooled"
-            )
-        if self.type != "classifier":
-            changed = [
-                key
-                for key in ("features", "init", "cosine", "bias", "label_smoothing", "class_weights")
-                if key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
-            ]
-            if changed:
-                raise ValueError(f"{changed[0]}: is for type: classifier, not {self.type}")
+        _refuse(self._mistakes())
         return self
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.type == "classifier":
+            if self.features == "pooled" and self.init == "prompts":
+                yield (
+                    "init: prompts have the projected width, not the pooled one; "
+                    "write init: random with features: pooled"
+                )
+            return
+        for key in ("features", "init", "cosine", "bias", "label_smoothing", "class_weights"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield f"{key}: is for type: classifier, not {self.type}"
 
 
 class GroupConfig(Section):
-    pattern: str
+    """A rate or a decay for the parameters whose name a pattern matches."""
+
+    pattern: Pattern
     """A regular expression over full parameter names, under the number rule of freeze_pattern."""
     lr: Rate | None = None
     """Learning rate of what it matches: a number or a factor of optim.lr."""
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     """Weight decay of what it matches."""
 
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"{value!r} is not a regular expression: {error}") from None
-        return value
-
 
 class OptimConfig(Section):
+    """The optimiser, its rates and their schedule."""
+
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """The optimiser; sgd has momentum."""
     lr: PositiveFloat = 1.0e-5
@@ -375,11 +436,13 @@ class OptimConfig(Section):
     @classmethod
     def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in value):
-            raise ValueError(f"expected two numbers from 0 to below 1, found {list(value)}")
+            raise ValueError("expected two numbers from 0 to below 1")
         return value
 
 
 class EarlyStopConfig(Section):
+    """When to end before the last epoch."""
+
     metric: str | None = None
     """The metric to watch; null takes evaluate.best."""
     patience: Annotated[int, Field(ge=1)] = 3
@@ -387,12 +450,15 @@ class EarlyStopConfig(Section):
 
 
 class TrainConfig(Section):
+    """How long, in which batches, on what device."""
+
     epochs: Annotated[int, Field(ge=1)] = 10
     """Passes over the training data."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows a step; under a contrastive loss the other rows are the negatives."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of the whole; null takes it whole."""
+    """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of
+    the whole; null takes it whole."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto takes bf16 where the hardware computes it, else fp32."""
     device: str = "auto"
@@ -403,11 +469,13 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _micro_fits(self) -> TrainConfig:
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise ValueError(f"micro_batch_size: {self.micro_batch_size} is more than batch_size ({self.batch_size})")
+            raise ValueError(f"micro_batch_size: {self.micro_batch_size} is more than batch_size: {self.batch_size}")
         return self
 
 
 class EvaluateConfig(Section):
+    """When to measure, and which figure chooses the best checkpoint."""
+
     every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
     """When to measure: at each epoch's end, or every so many steps."""
     best: str | None = None
@@ -415,6 +483,8 @@ class EvaluateConfig(Section):
 
 
 class KeepConfig(Section):
+    """Which checkpoints stay on disk."""
+
     last: Annotated[int, Field(ge=1)] = 1
     """How many of the newest checkpoints to keep."""
     best: Literal[0, 1] = 1
@@ -422,10 +492,14 @@ class KeepConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """What of a run is saved."""
+
     keep: KeepConfig = KeepConfig()
 
 
 class RunConfig(Section):
+    """Where the run goes and what its chance follows from."""
+
     dir: str | None = None
     """The run's folder; null is runs/NAME of the config file."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
@@ -448,14 +522,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Config:
-        if self.train.early_stop is not None and self.train.early_stop.metric is None and self.evaluate.best is None:
-            raise ValueError("train.early_stop.metric: name the metric to watch here or in evaluate.best")
-        if self.train.early_stop is not None and self.data.val is None:
-            raise ValueError("train.early_stop: watches data.val, which is null")
-        if self.evaluate.best is not None and self.data.val is None:
-            raise ValueError("evaluate.best: is measured on data.val, which is null")
-        if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
-            raise ValueError(
-                f"train.batch_size: a {self.loss.type} loss needs at least 2 rows, found {self.train.batch_size}: one pair has no negatives"
-            )
+        _refuse(self._mistakes())
         return self
+
+    def _mistakes(self) -> Iterator[str]:
+        stop, best, val = self.train.early_stop, self.evaluate.best, self.data.val
+        if stop is not None and stop.metric is None and best is None:
+            yield "train.early_stop.metric: name the metric to watch here or in evaluate.best"
+        if stop is not None and val is None:
+            yield "train.early_stop: watches data.val, which is null"
+        if best is not None and val is None:
+            yield "evaluate.best: is measured on data.val, which is null"
+        if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
+            yield f"train.batch_size: a {self.loss.type} loss needs at least 2 rows a batch: one pair has no negatives"

@@ -68,7 +68,9 @@ class TrainView:
     _live: Live | None = field(default=None, init=False)
     _speed: float = field(default=0.0, init=False)
     _wait: float = field(default=0.0, init=False)
-    _left: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), init=False)  # epoch, epochs, step in it, steps an epoch
+    _left: tuple[int, int, int, int] = field(
+        default=(0, 0, 0, 0), init=False
+    )  # epoch, epochs, step in it, steps an epoch
     _step_s: float = field(default=0.0, init=False)
     _printed_at: float = field(default=0.0, init=False)
 
@@ -127,7 +129,10 @@ class TrainView:
         epoch, epochs, done, of = self._left
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
-            Text(f" epoch {epoch:>2}/{epochs}"), ProgressBar(total=of, completed=done, width=40), Text(f"{done}/{of}"), Text(f"{self._time_left()} left")
+            Text(f" epoch {epoch:>2}/{epochs}"),
+            ProgressBar(total=of, completed=done, width=40),
+            Text(f"{done}/{of}"),
+            Text(f"{self._time_left()} left"),
         )
         return Group(bar, Text(f" {self._words(pulse)}"))
 

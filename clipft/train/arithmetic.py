@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipft.config.schema import Config
-from clipft.data.captions import Repeats
+from clipft.data.captions import RepeatReport
 from clipft.errors import InputError
 from clipft.model.plan import Plan
 from clipft.train.optim import warmup_steps
@@ -49,7 +49,7 @@ class Arithmetic:
         return self.batch_size - self.positives
 
 
-def work_out(config: Config, rows: int, repeats: Repeats) -> Arithmetic:
+def work_out(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
     """The run in numbers.
 
     Raises:
@@ -59,13 +59,15 @@ def work_out(config: Config, rows: int, repeats: Repeats) -> Arithmetic:
     per_epoch = rows // batch
     if per_epoch == 0:
         raise InputError(
-            f"train.batch_size: {batch} is more than the {rows} training rows, so an epoch has no step; write at most {rows}"
+            f"train.batch_size: {batch} is more than the {rows} training rows, so an epoch has no step; write "
+            f"at most {rows}"
         )
     steps = per_epoch * config.train.epochs
     warmup = warmup_steps(config.optim.warmup, steps)
     if warmup >= steps:
         raise InputError(
-            f"optim.warmup: {warmup} steps, but the run has only {steps} ({per_epoch} an epoch x {config.train.epochs}), "
+            f"optim.warmup: {warmup} steps, but the run has only {steps} ({per_epoch} an epoch x "
+            f"{config.train.epochs}), "
             "so its rate would never be reached; write a fraction such as 0.05"
         )
     return Arithmetic(
@@ -76,7 +78,7 @@ def work_out(config: Config, rows: int, repeats: Repeats) -> Arithmetic:
         warmup=warmup,
         batch_size=batch,
         micro_batch_size=config.train.micro_batch_size or batch,
-        positives=1 + (batch - 1) * repeats.pair_share,
+        positives=1 + repeats.in_batch(batch),
         distinct=repeats.distinct,
     )
 
@@ -86,7 +88,8 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
     found = []
     if loss != "classifier" and arithmetic.distinct < arithmetic.batch_size:
         found.append(
-            f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows with the same one are positives of each "
+            f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows with the same "
+            f"one are positives of each "
             "other, so few negatives are left; loss.type: classifier may serve better"
         )
     if pretrained:
@@ -100,7 +103,8 @@ def _rate_warnings(plan: Plan) -> list[str]:
         rates = [p.lr for p in plan.trainable if p.tower == tower and p.group not in _HEADS and p.lr is not None]
         if rates and max(rates) > BACKBONE_RATE_LIMIT:
             found.append(
-                f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses 1e-6 to 3e-5, "
+                f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "
+                f"1e-6 to 3e-5, "
                 f"and one epoch above {BACKBONE_RATE_LIMIT:g} can destroy what it knows"
             )
     rates = [p.lr for p in plan.trainable if p.group in _HEADS and p.lr is not None]
@@ -115,17 +119,24 @@ def not_learning(losses: Sequence[float], chance: float) -> str | None:
     if abs(mean - chance) > 0.02 * chance:
         return None
     return (
-        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual causes: a rate far too "
-        "high or too low, captions that do not tell the images apart, random weights on little data; try to overfit 64 rows first"
+        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual "
+        f"causes: a rate far too "
+        "high or too low, captions that do not tell the images apart, random weights on little data; try to "
+        "overfit 64 rows first"
     )
 
 
 def scale_in_words(scale: float, low: float, high: float) -> str | None:
     """A sentence when exp(logit_scale) has come to one of its bounds or left the usual range, else None (P24)."""
     if scale >= high * 0.999:
-        return f"logit_scale has reached its cap of {high:g}: usual for a trained CLIP (100), else lower model.logit_scale.lr"
+        return (
+            f"logit_scale has reached its cap of {high:g}: usual for a trained CLIP (100), else lower "
+            f"model.logit_scale.lr"
+        )
     if scale <= low * 1.001:
-        return f"logit_scale has sunk to its floor of {low:g}: the loss sees no difference between pairs; lower the rates"
+        return (
+            f"logit_scale has sunk to its floor of {low:g}: the loss sees no difference between pairs; lower the rates"
+        )
     if scale < 5:
         return f"logit_scale is {scale:.1f}, far below the usual 10 to 100: the rates are probably too high"
     return None

@@ -1,11 +1,10 @@
 """Checkpoints, written whole or not at all: a temporary folder, synced, renamed, committed by its last file.
 
-`clipft.model.saved` reads them; the file names are its constants.
+`clipft.model.runfiles` reads them; the file names are its constants.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
+from clipft.model.hashes import file_sha256
 from clipft.model.plan import Plan
-from clipft.model.saved import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS, tensor_sha256
+from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 
 RNG_CPU, RNG_CUDA = "rng/cpu", "rng/cuda"
 
@@ -48,7 +48,10 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool) -> list[str]:
     still = {p.name.rpartition(".")[0] for p in plan.frozen} - {p.name.rpartition(".")[0] for p in plan.trainable}
     parameters = {name for name, _ in model.named_parameters()}
     return [
-        name for name in state if (name in parameters and name not in frozen) or (name not in parameters and name.rpartition(".")[0] not in still)
+        name
+        for name in state
+        if (name in parameters and name not in frozen)
+        or (name not in parameters and name.rpartition(".")[0] not in still)
     ]
 
 
@@ -68,7 +71,10 @@ def write_checkpoint(
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
         save_file({name: t.detach().cpu().contiguous() for name, t in optimizer.items()}, temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": _file_sha256(temporary / name)} for name in (WEIGHTS, OPTIMIZER, STATE)}
+        files = {
+            name: {"bytes": (temporary / name).stat().st_size, "sha256": file_sha256(temporary / name)}
+            for name in (WEIGHTS, OPTIMIZER, STATE)
+        }
         for name in files:
             _sync(temporary / name)
         (temporary / COMMIT).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
@@ -80,7 +86,9 @@ def write_checkpoint(
         _sync(folder.parent)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ClipftError(f"{folder}: the checkpoint could not be written ({error}); free some disk and run the same command to go on") from error
+        raise ClipftError(
+            f"{folder}: the checkpoint could not be written ({error}); free some disk and run the same command to go on"
+        ) from error
     return folder
 
 
@@ -110,13 +118,8 @@ def committed(run: Path) -> list[Kept]:
     return [Kept(int(f.name.removeprefix("step-")), f) for f in folders if (f / COMMIT).is_file()]
 
 
-def weights_sha256(model: nn.Module) -> dict[str, str]:
-    """The sha256 of every tensor in the model's state dict, frozen ones included."""
-    return {name: tensor_sha256(tensor) for name, tensor in model.state_dict().items()}
-
-
 def random_states() -> dict[str, Tensor]:
-    """torch's random states, which dropout draws from; order and augmentation need none."""
+    """Torch's random states, which dropout draws from; order and augmentation need none."""
     states = {RNG_CPU: torch.get_rng_state()}
     if torch.cuda.is_available():
         states[RNG_CUDA] = torch.cuda.get_rng_state()
@@ -135,11 +138,6 @@ def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tens
     tensors = load_file(folder / OPTIMIZER)
     random = {name: tensors.pop(name) for name in (RNG_CPU, RNG_CUDA) if name in tensors}
     return tensors, random, json.loads((folder / STATE).read_text(encoding="utf-8"))
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping early."""
+"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping "
+"early.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from clipft.config.schema import Config
+from clipft.data.batches import resolve_workers
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
@@ -77,7 +80,7 @@ class Evaluations:
             self.rows,
             templates=config.data.templates,
             batch_size=config.train.batch_size,
-            workers=config.data.workers,
+            workers=resolve_workers(config.data.workers),
             device=started.device,
             autocast=lambda: started.precision.autocast(started.device),
             loss=self._loss,
@@ -119,7 +122,9 @@ class Evaluations:
             self.progress.since_best += 1
         if self.progress.since_best < early.patience:
             return True
-        self.view.say(f" {name} has not improved for {early.patience} evaluations: the run ends here (train.early_stop)")
+        self.view.say(
+            f" {name} has not improved for {early.patience} evaluations: the run ends here (train.early_stop)"
+        )
         return False
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from clipft.config.load import dump_config
+from clipft.config.dump import dump_config
 from clipft.config.schema import Config
 from clipft.errors import InputError
-from clipft.model.saved import CONFIG, STATE
+from clipft.model.runfiles import CONFIG, STATE
 from clipft.train.checkpoint import Kept, committed
 
 RESULT = "result.json"  # written last: a run that has it is finished
@@ -44,10 +44,14 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
     if not (path / CONFIG).exists():
         if path.exists() and any(path.iterdir()):
             raise InputError(f"run.dir: {path} is not empty and holds no run of clipft; name another folder")
-        return RunFolder(path, None, (*notes, *(["--resume: nothing to go on with, so the run starts afresh"] if resume else [])))
+        return RunFolder(
+            path, None, (*notes, *(["--resume: nothing to go on with, so the run starts afresh"] if resume else []))
+        )
     newest = newest_epoch_end(path)
     if newest is None:
-        return RunFolder(path, None, (*notes, f"{path} holds a run that was stopped before its first checkpoint: it starts afresh"))
+        return RunFolder(
+            path, None, (*notes, f"{path} holds a run that was stopped before its first checkpoint: it starts afresh")
+        )
     differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(config))
     if differing:
         raise InputError(
@@ -80,5 +84,9 @@ def _numbered(wanted: Path) -> Iterator[Path]:
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
+        return {
+            k: v
+            for key, inner in value.items()
+            for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
     return {prefix: value}

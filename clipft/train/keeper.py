@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from clipft.errors import ClipftError
-from clipft.model.saved import WEIGHTS, tensor_sha256
+from clipft.model.hashes import tensor_sha256, weights_sha256
+from clipft.model.runfiles import FORMAT, WEIGHTS
 from clipft.train.checkpoint import (
     committed,
     point_to,
@@ -20,7 +21,6 @@ from clipft.train.checkpoint import (
     read_training_state,
     restore_random_states,
     saved_names,
-    weights_sha256,
     write_checkpoint,
 )
 from clipft.train.evaluation import Evaluations
@@ -28,8 +28,6 @@ from clipft.train.loop import Best, Progress
 from clipft.train.optim import load_named_state, named_state
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
-
-FORMAT = 1
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Keeper:
         slots = 1 if self.prepared.config.optim.name == "sgd" else 2
         return weights + slots * 4 * sum(p.numel for p in self.prepared.plan.trainable)
 
-    def save(self, *, epoch_end: bool = True) -> Path:
+    def save(self, *, epoch_end: bool = True) -> None:
         """Write a checkpoint of now, point `last` (and `best`, if it is that) to it, and prune."""
         progress, model = self.progress, self.started.clip.model
         weights = {name: model.state_dict()[name] for name in self._names}
@@ -72,11 +70,15 @@ class Keeper:
         if epoch_end:
             point_to(self.run, "last", folder, where)
         if progress.best is not None and progress.best.step == progress.step:
-            point_to(self.run, "best", folder, {**where, "metric": self.prepared.config.evaluate.best, "value": progress.best.value})
+            point_to(
+                self.run,
+                "best",
+                folder,
+                {**where, "metric": self.prepared.config.evaluate.best, "value": progress.best.value},
+            )
         keep = self.prepared.config.checkpoint.keep
         best = None if progress.best is None or not keep.best else progress.best.step
         prune(committed(self.run), last=keep.last, best=best)
-        return folder
 
     def _state(self, *, epoch_end: bool) -> dict[str, Any]:
         prepared, clip, progress = self.prepared, self.started.clip, self.progress
@@ -114,12 +116,18 @@ class Keeper:
         weights = load_file(folder / WEIGHTS)
         if set(weights) != set(self._names):
             odd = sorted(set(weights) ^ set(self._names))
-            raise ClipftError(f"{folder}: holds other tensors than this run trains ({len(odd)} differ, the first is {odd[0]}); start anew with another run.dir")
+            raise ClipftError(
+                f"{folder}: holds other tensors than this run trains ({len(odd)} differ, the first is "
+                f"{odd[0]}); start anew with another run.dir"
+            )
         model = self.started.clip.model
         model.load_state_dict(weights, strict=False)  # the frozen rest is the base's, checked next
         for name, tensor in model.state_dict().items():
             if state["weights_sha256"].get(name) != tensor_sha256(tensor):
-                raise ClipftError(f"{folder}: {name} differs from the checkpoint's: the base is not the one that this run started from")
+                raise ClipftError(
+                    f"{folder}: {name} differs from the checkpoint's: the base is not the one that this run "
+                    f"started from"
+                )
         load_named_state(self.started.stepper.optimizer, optimizer)
         self.started.stepper.scaler.load_state_dict(state["scaler"])
         restore_random_states(random)

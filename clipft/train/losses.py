@@ -39,7 +39,10 @@ class Features:
 class Objective(Protocol):
     """A loss with its own parameters (`logit_scale`, a classifier) bound: features and targets to a scalar."""
 
-    needs_text: bool
+    @property
+    def needs_text(self) -> bool:
+        """Whether it looks at the text features."""
+        ...
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -97,6 +100,7 @@ class Contrastive:
     needs_text: bool = True
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
+        """The loss of a batch, a scalar."""
         assert features.text is not None
         scale = self.logit_scale.exp()
         return contrastive_loss(features.image, features.text, scale, positive_pairs(targets))
@@ -115,6 +119,7 @@ class Siglip:
     needs_text: bool = True
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
+        """The loss of a batch, a scalar."""
         assert features.text is not None
         scale = self.logit_scale.exp()
         return siglip_loss(features.image, features.text, scale, self.logit_bias, positive_pairs(targets))
@@ -142,6 +147,7 @@ class Classify:
     needs_text: bool = False
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
+        """The loss of a batch, a scalar."""
         logits = self.classifier(features.image)  # (B, C)
         weights = None if self.weights is None else self.weights.to(logits.device)
         return F.cross_entropy(logits, targets.labels, weight=weights, label_smoothing=self.label_smoothing)

@@ -56,7 +56,9 @@ def check_tensorboard() -> None:
     try:
         import tensorboard  # noqa: F401  # asked for, not used: torch's writer imports it later
     except ImportError:
-        raise InputError("run.tensorboard: the tensorboard package is missing; pip install 'clipft[tensorboard]'") from None
+        raise InputError(
+            "run.tensorboard: the tensorboard package is missing; pip install 'clipft[tensorboard]'"
+        ) from None
 
 
 def _summary_writer(folder: Path, step: int | None) -> Any:

@@ -55,7 +55,13 @@ def build_optimizer(model: nn.Module, plan: Plan, config: OptimConfig) -> torch.
     """An optimiser over exactly what the plan trains; a group's `names` are its parameters' names in order."""
     parameters = dict(model.named_parameters())
     param_groups = [
-        {"params": [parameters[name] for name in group.names], "names": list(group.names), "lr": group.lr, "peak": group.lr, "weight_decay": group.weight_decay}
+        {
+            "params": [parameters[name] for name in group.names],
+            "names": list(group.names),
+            "lr": group.lr,
+            "peak": group.lr,
+            "weight_decay": group.weight_decay,
+        }
         for group in groups(plan)
     ]
     if config.name == "sgd":
@@ -92,10 +98,14 @@ def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tenso
     for key, value in saved.items():
         name, slot = key.rsplit("/", 1)
         by_parameter.setdefault(name, {})[slot] = value
-    trained = {name: p for group in optimizer.param_groups for name, p in zip(group["names"], group["params"], strict=True)}
+    trained = {
+        name: p for group in optimizer.param_groups for name, p in zip(group["names"], group["params"], strict=True)
+    }
     if by_parameter and set(by_parameter) != set(trained):
         odd = sorted(set(by_parameter) ^ set(trained))
-        raise ClipftError(f"the checkpoint's optimiser state is for other parameters: {len(odd)} differ, the first is {odd[0]}")
+        raise ClipftError(
+            f"the checkpoint's optimiser state is for other parameters: {len(odd)} differ, the first is {odd[0]}"
+        )
     for name, slots in by_parameter.items():
         parameter = trained[name]
         # Adam's `step` is a scalar that stays on the CPU unless fused on a GPU; load_state_dict knows these rules.

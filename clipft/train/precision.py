@@ -49,7 +49,9 @@ def choose_device(wanted: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"train.device: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"train.device: {wanted} is not on this machine ({torch.cuda.device_count()} GPUs found); write auto or cpu")
+        raise InputError(
+            f"train.device: {wanted} is not on this machine ({torch.cuda.device_count()} GPUs found); write auto or cpu"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("train.device: mps is not on this machine; write auto or cpu")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -74,5 +76,8 @@ def choose_precision(wanted: str, device: torch.device) -> Precision:
     if wanted == "fp16" and device.type == "cpu":
         return Precision("fp32", ("train.precision: fp16 has no kernels on a CPU: this run computes in fp32",))
     if wanted == "bf16" and not fast:
-        return Precision("bf16", (f"train.precision: this {device.type} has no bf16 units and emulates them, many times slower than fp32",))
+        return Precision(
+            "bf16",
+            (f"train.precision: this {device.type} has no bf16 units and emulates them, many times slower than fp32",),
+        )
     return Precision(wanted)

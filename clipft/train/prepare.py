@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from clipft.config.schema import Config, LossConfig
-from clipft.data.captions import Repeats, repeats
+from clipft.data.captions import RepeatReport, repeats
 from clipft.data.rows import Rows
 from clipft.data.sources import Splits, read_source, read_splits
 from clipft.errors import InputError
@@ -39,7 +39,7 @@ class Prepared:
     splits: Splits
     meta: MetaModel
     plan: Plan
-    repeats: Repeats
+    repeats: RepeatReport
     arithmetic: Arithmetic
 
     @property
@@ -127,7 +127,8 @@ def resolve_loss(config: LossConfig, *, has_bias: bool) -> str:
         return "siglip" if has_bias else "contrastive"
     if config.type == "siglip" and not has_bias:
         raise InputError(
-            "loss.type: siglip needs a model with a logit_bias, which this one lacks; write auto, which takes contrastive for it"
+            "loss.type: siglip needs a model with a logit_bias, which this one lacks; write auto, which takes "
+            "contrastive for it"
         )
     return config.type
 
@@ -137,7 +138,10 @@ def check_rows(rows: Rows, loss: str, key: str) -> None:
     if loss != "classifier":
         return
     if rows.labels is None:
-        raise InputError(f"loss.type: classifier needs a class for each row, and {key} ({rows.name}) has captions only; name a label column")
+        raise InputError(
+            f"loss.type: classifier needs a class for each row, and {key} ({rows.name}) has captions only; name "
+            f"a label column"
+        )
     without = int((rows.labels < 0).sum())
     if without:
         first = rows.place(int((rows.labels < 0).argmax()))
@@ -148,4 +152,6 @@ def refuse_many_processes() -> None:
     """More than one process is not built yet."""
     world = os.environ.get("WORLD_SIZE", "1")
     if world != "1":
-        raise InputError(f"WORLD_SIZE is {world}: training in more than one process is not built yet; start clipft without torchrun")
+        raise InputError(
+            f"WORLD_SIZE is {world}: training in more than one process is not built yet; start clipft without torchrun"
+        )

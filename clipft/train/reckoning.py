@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from clipft.data.captions import caption_report, prompts_shown
+from pathlib import Path
+
+from clipft.data.captions import all_texts, caption_report, example_prompts
 from clipft.data.rows import Rows
-from clipft.model.build import Tokenizer
+from clipft.model.tokenizer import Tokenizer
 from clipft.train.prepare import Prepared
 from clipft.train.watch import peak_rates
 
@@ -19,15 +21,9 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     ]
 
 
-def caption_lines(rows: Rows, templates: tuple[str, ...], tokenizer: Tokenizer) -> list[tuple[str, str]]:
-    """How long the training texts are beside the context, with examples of those that will be cut (P6)."""
-    report = caption_report(rows, templates, tokenizer.count, tokenizer.context_length)
-    lines = [("captions", f"longest {report.longest} of {report.context_length} tokens")]
-    if report.cut:
-        lines.append(
-            ("", f"{report.cut} of {report.total} captions are longer and are cut before the end token, such as {report.example!r}")
-        )
-    return lines
+def captions_in_words(rows: Rows, templates: tuple[str, ...], tokenizer: Tokenizer) -> str:
+    """How long the training texts are beside the context, with an example of those that will be cut (P6)."""
+    return str(caption_report(all_texts(rows, templates), tokenizer.count, tokenizer.context_length))
 
 
 def _data(prepared: Prepared) -> str:
@@ -37,8 +33,25 @@ def _data(prepared: Prepared) -> str:
         counts = rows.class_counts()
         words += f" in {len(rows.classes)} classes ({counts.min()} to {counts.max()} each)"
     words += f" · val {len(val):,}" if val is not None else " · val none: nothing will be measured"
-    shown = prompts_shown(rows, prepared.config.data.templates)
-    return "\n".join([words, *(f"{name}  {text!r}" for name, text in shown)])
+    return "\n".join([words, *_shown(prepared)])
+
+
+def _shown(prepared: Prepared) -> list[str]:
+    """The first row with what it says, and the prompts of the first classes (P61)."""
+    rows, templates = prepared.splits.train, prepared.config.data.templates
+    if rows.captions is not None:
+        return [f"first: {Path(rows.images[0]).name}  {_short(rows.captions[0])!r}"]
+    prompts = example_prompts(rows.classes, templates)
+    return [
+        f"first: {Path(rows.images[0]).name}  class {rows.classes[int(rows.labels[0])]!r}"
+        if rows.labels is not None
+        else "",
+        *(f"prompt: {prompt!r}" for prompt in prompts),
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _batch(prepared: Prepared) -> str:

@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ import numpy as np
 import torch
 
 import clipft
-from clipft.config.load import Loaded, dump_config
-from clipft.config.schema import AugmentConfig, Config
+from clipft.config.dump import dump_config
+from clipft.config.load import Loaded
+from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
-from clipft.data.batches import TrainBatches
+from clipft.data.batches import TrainBatches, resolve_workers
+from clipft.data.captions import all_texts
 from clipft.errors import ClipftError
 from clipft.evaluate.measure import higher_is_better
+from clipft.model.build import RANDOM_BASE
 from clipft.model.freeze import frozen_hashes, set_modes
-from clipft.model.saved import CHECKPOINTS, CONFIG
+from clipft.model.runfiles import CHECKPOINTS, CONFIG
 from clipft.report.freeze_table import print_freeze_report
 from clipft.report.train_view import METRIC_WORDS, TrainView, headlines, in_bytes, in_time
 from clipft.train import arithmetic
@@ -33,7 +36,7 @@ from clipft.train.loop import Progress, Rhythm, run_loop
 from clipft.train.metrics_log import MetricsLog, check_tensorboard
 from clipft.train.optim import set_rates
 from clipft.train.prepare import Prepared, prepare
-from clipft.train.reckoning import caption_lines, reckoning
+from clipft.train.reckoning import captions_in_words, reckoning
 from clipft.train.start import Started, start
 from clipft.train.watch import Watch
 
@@ -143,7 +146,7 @@ def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[
     view.facts(reckoning(prepared))
     for note in (*loaded.notes, *notes, *prepared.splits.notes):
         view.say(f" note     {note}")
-    pretrained = not prepared.meta.random
+    pretrained = prepared.meta.base != RANDOM_BASE
     for warning in arithmetic.warnings(
         prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
     ):
@@ -154,7 +157,8 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
     """Say what the weights, the device and the precision turned out to be, and how long the captions are."""
     lines = [("weights", started.clip.base), ("compute", f"{started.device} in {started.precision.name}")]
     if started.objective.needs_text:
-        lines += caption_lines(prepared.splits.train, prepared.config.data.templates, started.clip.tokenizer)
+        rows, templates = prepared.splits.train, prepared.config.data.templates
+        lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
     view.facts(lines)
     for note in (*started.clip.notes, *started.precision.notes):
         view.warn(note)
@@ -168,7 +172,9 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
     for name in headlines(finished.tuned):
-        view.say(f" {METRIC_WORDS.get(name, name):<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
+        view.say(
+            f" {METRIC_WORDS.get(name, name):<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold"
+        )
     _say_if_base_was_better(finished, prepared, view)
     run = finished.folder
     view.facts(
@@ -188,7 +194,9 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
     """
     moved = [name for name, digest in before.items() if after.get(name) != digest]
     if moved:
-        raise ClipftError(f"{len(moved)} frozen tensors changed during training, the first is {moved[0]}; this is a bug of clipft")
+        raise ClipftError(
+            f"{len(moved)} frozen tensors changed during training, the first is {moved[0]}; this is a bug of clipft"
+        )
     return len(before)
 
 
@@ -237,7 +245,7 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
         templates=data.templates,
         batch_size=prepared.config.train.batch_size,
         seed=prepared.config.run.seed,
-        workers=data.workers,
+        workers=resolve_workers(data.workers),
         max_bad_fraction=data.max_bad_fraction,
     )
 
@@ -245,7 +253,7 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
 def _encode_frozen_texts(prepared: Prepared, started: Started) -> None:
     """All texts that training can show, where the text backbone stands still."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
-    started.stepper.network.prepare_texts(training_texts(rows, templates))
+    started.stepper.network.prepare_texts(all_texts(rows, templates))
 
 
 def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
@@ -299,7 +307,9 @@ def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainV
         return
     base, tuned = finished.base[name], finished.tuned[name]
     if base > tuned if higher_is_better(name) else base < tuned:
-        view.warn(f"the base was better: {METRIC_WORDS.get(name, name)} {base:.3f} before training, {tuned:.3f} after it")
+        view.warn(
+            f"the base was better: {METRIC_WORDS.get(name, name)} {base:.3f} before training, {tuned:.3f} after it"
+        )
 
 
 def _disk_words(keeper: Keeper, prepared: Prepared) -> str:

@@ -54,7 +54,9 @@ def start(prepared: Prepared) -> Started:
     apply_plan(clip.model, prepared.plan)
     if config.train.micro_batch_size is not None:
         _refuse_moving_batchnorm(prepared, clip)
-    network = Network(clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text)
+    network = Network(
+        clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text
+    )
     scale = config.model.logit_scale
     stepper = Stepper(
         network,
@@ -64,6 +66,7 @@ def start(prepared: Prepared) -> Started:
         config.optim.clip_norm,
         config.train.micro_batch_size,
         (scale.min, scale.max),
+        prepared.splits.train.images.__getitem__,
     )
     sums = prepared.arithmetic
     schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
@@ -83,7 +86,9 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        prompts = class_embeddings(clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device))
+        prompts = class_embeddings(
+            clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
+        )
         head.start_from(prompts, float(model.logit_scale.detach().exp()))
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, class_weights(loss, prepared.splits.train))
@@ -102,7 +107,9 @@ def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
         return counts.sum() / (len(counts) * counts.clamp(min=1))
     unknown = [name for name in loss.class_weights if name not in rows.classes]
     if unknown:
-        raise InputError(f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}")
+        raise InputError(
+            f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}"
+        )
     return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
 
 
@@ -115,6 +122,7 @@ def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
     ]
     if moving:
         raise InputError(
-            f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their statistics over pieces "
+            f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their "
+            f"statistics over pieces "
             "are not those of the batch; leave it out, or freeze these layers"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,7 @@ class Stepper:
         clip_norm: gradients are scaled down to this norm; None never.
         micro_batch_size: rows encoded at once; None takes the batch whole.
         logit_scale_bounds: (min, max) of exp(logit_scale), held after each step.
+        image_name: what to call a row's image in an error.
     """
 
     network: Network
@@ -51,6 +52,7 @@ class Stepper:
     clip_norm: float | None
     micro_batch_size: int | None
     logit_scale_bounds: tuple[float, float]
+    image_name: Callable[[int], str]
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on one batch.
@@ -137,8 +139,10 @@ class Stepper:
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
         scale = float(self.network.clip.model.logit_scale.exp())
         return (
-            f"the loss became {loss} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale {scale:.1f}; "
-            f"the batch's first images: {', '.join(batch.names[:3])}. Lower optim.lr, or set train.precision: fp32"
+            f"the loss became {loss} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale "
+            f"{scale:.1f}; "
+            f"the batch's first images: {', '.join(self.image_name(int(i)) for i in batch.indices[:3])}. Lower "
+            f"optim.lr, or set train.precision: fp32"
         )
 
 

@@ -1,0 +1,84 @@
+"""A config file and `--set` to a Config: every mistake at once, each with file, line and key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from clipft.config.legacy import in_todays_keys, is_legacy
+from clipft.config.mistakes import explain, problem_at, show
+from clipft.config.overrides import lay_over, read_overrides
+from clipft.config.paths import missing, read_text
+from clipft.config.schema import Config
+from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
+from clipft.errors import ConfigError, Problem
+
+_NO_DATA = {"train": {"builtin": "hands"}}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config, what is to be said about how it came to be, and the file as the user named it."""
+
+    config: Config
+    notes: tuple[str, ...]
+    source: str
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = True) -> Loaded:
+    """Read and check a config.
+
+    Args:
+        path: the YAML file.
+        overrides: `--set` options, each `a.b=value` with a YAML value.
+        need_data: whether the data must be there; without, the data section may even be left out.
+
+    Raises:
+        ConfigError: with all mistakes.
+    """
+    tree, problems = _read(path)
+    if is_legacy(old := tree.plain()):
+        raise _legacy(path, tree, old)
+    changes, bad_overrides = read_overrides(overrides)
+    tree, notes = lay_over(tree, changes)
+    problems += bad_overrides
+    values = tree.plain()
+    if not need_data and "data" not in values:
+        values["data"] = _NO_DATA
+        notes += ("data: not given; training needs data.train",)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += explain(error, tree)
+    if need_data:
+        problems += [problem_at(tree, key, message) for key, message in missing(values.get("data"))]
+    if problems:
+        raise ConfigError(str(path), _in_order(problems))
+    return Loaded(config, notes, str(path))
+
+
+def _read(path: Path) -> tuple[Node, list[Problem]]:
+    try:
+        tree, problems = read_yaml(read_text(path))
+    except UnreadableError as error:
+        raise ConfigError(str(path), (error.problem,)) from None
+    if tree is None:
+        raise ConfigError(str(path), (Problem(None, "", "is empty; a config has at least the keys model and data"),))
+    if not isinstance(tree.value, dict):
+        message = f"expected keys such as model, data, optim, found {show(tree.plain())}"
+        raise ConfigError(str(path), (Problem(tree.line, "", message),))
+    return tree, list(problems)
+
+
+def _legacy(path: Path, tree: Node, old: dict[str, object]) -> ConfigError:
+    key = next(key for key in ("encoder_configs", "learning_rate", "max_epochs", "batch_size") if key in old)
+    message = "is of the older form; the same in today's keys stands below, ready to paste"
+    return ConfigError(str(path), (problem_at(tree, (key,), message),), in_todays_keys(old))
+
+
+def _in_order(problems: list[Problem]) -> tuple[Problem, ...]:
+    """In file order; what has no line comes last, and the count of those not told at the very end."""
+    return tuple(sorted(problems, key=lambda p: (p.line is None, p.line or 0, not (p.key or p.place))))

@@ -1,0 +1,113 @@
+"""Pydantic's errors as problems with line, key, what is allowed and what was found, in our own sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from clipft.config.schema import SOURCES
+from clipft.config.vocabulary import Path, Schemas, allowed, dotted, keys_of, locate, nearest, unknown_key
+from clipft.config.yaml_nodes import Node, resolve
+from clipft.errors import Problem
+
+MOST = 50  # mistakes told at once
+
+
+def explain(error: ValidationError, tree: Node) -> list[Problem]:
+    """One problem for each place that is wrong."""
+    found: dict[Path, str] = {}
+    unions: set[Path] = set()
+    for item in error.errors(include_url=False)[:MOST]:
+        for path, message in _sentences(item):
+            found.setdefault(path, message)
+        if item["type"] == "literal_error" and isinstance(item["input"], dict):
+            unions.add(locate(item["loc"])[0])  # the other branch, a section, says more about its keys
+    told = {path for path in found if path not in unions or not any(_below(other, path) for other in found)}
+    more = error.error_count() - MOST
+    rest = [Problem(None, "", f"{more:,} more mistakes are not told here")] if more > 0 else []
+    return [problem_at(tree, path, message) for path, message in found.items() if path in told] + rest
+
+
+def problem_at(tree: Node, path: Path, message: str) -> Problem:
+    """A problem with the line of its key, or of the section it is missing in."""
+    node = tree.find(path)
+    place = "--set" if node is not tree and node.line is None else ""
+    return Problem(None if node is tree else node.line, dotted(path), message, place)
+
+
+def show(value: Any) -> str:
+    """A value as it stands in YAML, kept short."""
+    if isinstance(value, dict):
+        return f"the keys {', '.join(dotted((key,)) for key in list(value)[:4])}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(show, value[:4]))}{', ...' if len(value) > 4 else ''}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 70 else f"{text[:67]}..."
+
+
+def _below(path: Path, section: Path) -> bool:
+    return len(path) > len(section) and path[: len(section)] == section
+
+
+def _sentences(item: Any) -> Iterator[tuple[Path, str]]:
+    kind, value = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        section, schemas = locate(item["loc"][:-1], branch=True)
+        path = (*section, item["loc"][-1])
+        yield path, unknown_key(path, keys_of(schemas))
+        return
+    path, schemas = locate(item["loc"])
+    if kind == "value_error":
+        yield from _own_sentences(path, schemas, item)
+    elif kind == "missing" and isinstance(path[-1], str):
+        yield path, f"is missing; expected {allowed(schemas)}"
+    elif kind == "missing":  # a list that is too short: told at the list
+        path, schemas = locate(item["loc"][:-1])
+        yield path, f"expected {allowed(schemas)}, found {show(value)}"
+    else:
+        yield path, f"expected {allowed(schemas)}, found {show(value)}{_hint(value, schemas)}"
+
+
+def _own_sentences(path: Path, schemas: Schemas, item: Any) -> Iterator[tuple[Path, str]]:
+    """The sentences of schema.py's own validators; one about a key below begins with that key."""
+    for sentence in str(item["ctx"]["error"]).split("\n"):
+        key = re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", sentence)
+        if key and key.group(1).split(".")[0] in keys_of(schemas):
+            yield (*path, *key.group(1).split(".")), sentence[key.end() :]
+        elif sentence.startswith("expected") and "found" not in sentence:
+            yield path, f"{sentence}, found {show(item['input'])}{_hint(item['input'], schemas)}"
+        else:
+            yield path, sentence
+
+
+def _hint(value: Any, schemas: Schemas) -> str:
+    """What to write instead, where that can be guessed."""
+    kinds = {schema.get("type") for schema in schemas}
+    words = [word for schema in schemas for word in schema.get("enum", [schema.get("const")]) if isinstance(word, str)]
+    text_allowed = any(s.get("type") == "string" and not {"const", "enum", "examples"} & set(s) for s in schemas)
+    if sum("required" in schema for schema in schemas) > 1:
+        return _source_hint(value)
+    if isinstance(value, str):
+        if not isinstance(resolve(value.strip()), str) and value.strip():
+            return "; write it without quotes"
+        close = nearest(value, words)
+        return f"; did you mean {close[0]}?" if close else ""
+    if value is None and "object" in kinds:
+        return "; write keys below it or leave it out"
+    if text_allowed and isinstance(value, (list, dict)):
+        return "; a text that begins with [ or { must be quoted"
+    if text_allowed and value is not None:
+        return f"; a text that looks like another value must be quoted: '{show(value)}'"
+    return ""
+
+
+def _source_hint(value: Any) -> str:
+    if isinstance(value, str):
+        return f"; write {{folder: {show(value)}}} for a folder of images a class"
+    close = [kind for key in value for kind in nearest(key, SOURCES)] if isinstance(value, dict) else []
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,163 @@
+"""From a source in the config to rows, and from `data` to training and validation rows that belong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from clipft.config.schema import DataConfig, FolderSource, HandsSource, SidecarSource, Source, TableSource
+from clipft.data.folders import read_folder, read_sidecar
+from clipft.data.hands import read_hands
+from clipft.data.identity import Identified, identify
+from clipft.data.names import counted, nearest, some
+from clipft.data.rows import Rows
+from clipft.data.splits import hold_out, overlap_note
+from clipft.data.table_rows import read_table
+from clipft.errors import InputError
+
+__all__ = ["Rows", "Splits", "parse_data_option", "read_source", "read_splits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a run trains on and what it is measured on; labels of both index the same classes."""
+
+    train: Rows
+    val: Rows | None
+    notes: tuple[str, ...]
+
+
+def read_source(source: Source, class_names: Mapping[str, str], key: str = "data") -> Rows:
+    """The rows of one source, images identified by content; `key` is what messages call it."""
+    rows = _read(source, class_names, key)
+    identified = identify([rows.images])[0]
+    return _checked(rows, identified, max_bad_fraction=1.0)
+
+
+def read_splits(data: DataConfig, seed: int) -> Splits:
+    """Training and validation rows: classes matched by name, images in both found, a fraction held out by image."""
+    train = _read(data.train, {}, "data.train")
+    if data.val is None or isinstance(data.val, float):
+        train = _checked(train, identify([train.images])[0], data.max_bad_fraction)
+        _check_class_names(data.class_names, train.classes)
+        train = train.renamed(data.class_names)
+        return Splits(train, None, train.notes) if data.val is None else _divided(train, data.val, seed)
+
+    val = _read(data.val, {}, "data.val")
+    _check_class_names(data.class_names, train.classes or val.classes)
+    in_train, in_val = identify([train.images, val.images])
+    train = _checked(train.renamed(data.class_names), in_train, data.max_bad_fraction)
+    val = _checked(val.renamed(data.class_names), in_val, data.max_bad_fraction)
+    if train.labels is not None:
+        val = val.aligned(train.classes)
+    return Splits(train, val, (*train.notes, *val.notes, *overlap_note(train, val)))
+
+
+def _read(source: Source, class_names: Mapping[str, str], key: str) -> Rows:
+    match source:
+        case FolderSource():
+            rows = read_folder(source, f"{key}.folder")
+        case TableSource():
+            rows = read_table(source, key)
+        case SidecarSource():
+            rows = read_sidecar(source, f"{key}.sidecar")
+        case HandsSource():
+            rows = read_hands(source)
+    return rows.renamed(class_names)
+
+
+def _divided(rows: Rows, fraction: float, seed: int) -> Splits:
+    stay, outside = hold_out(rows, fraction, seed)
+    by = "image" if np.array_equal(rows.groups, rows.identities) else "group"
+    note = f"{rows.name}: {len(outside):,} of {counted(len(rows), 'row')} held out for validation, by {by}"
+    train, val = rows.take(stay), rows.take(outside)
+    notes = (*rows.notes, note)
+    if val.labels is not None:
+        lost = [name for name, count in zip(val.classes, val.class_counts(), strict=True) if not count]
+        if lost:
+            notes += (f"{rows.name}: no row of {some(lost)} is held out",)
+    return Splits(train, replace(val, name=f"{rows.name} (held out)"), notes)
+
+
+def _checked(rows: Rows, identified: Identified, max_bad_fraction: float) -> Rows:
+    """The rows with their images' identities; images without a file are said, or refused beyond the limit."""
+    by_image = rows.groups is rows.identities
+    rows = replace(rows, identities=identified.ids, groups=identified.ids if by_image else rows.groups)
+    absent = identified.absent.tolist()
+    if not absent:
+        return rows
+    shown = [
+        rows.images[row] if rows.table is None else f"{rows.images[row]} ({rows.place(row)})" for row in absent[:3]
+    ]
+    what = f"{len(absent):,} of {counted(len(rows), 'image')} missing or empty: {some(shown)}" + ", ..." * (
+        len(absent) > 3
+    )
+    if len(absent) == len(rows) or len(absent) > max_bad_fraction * len(rows):
+        raise InputError(f"{rows.name}: {what}. {_advice(rows, absent, max_bad_fraction)}")
+    return replace(rows, notes=(*rows.notes, f"{rows.name}: {what}"))
+
+
+def _advice(rows: Rows, absent: list[int], max_bad_fraction: float) -> str:
+    if rows.images[absent[0]].partition("://")[1]:
+        return "Images must be local files; download them first"
+    if len(absent) == len(rows) and rows.table is not None:
+        return "Paths are relative to the table's own folder unless its `root` names another"
+    return f"data.max_bad_fraction allows {max_bad_fraction:g} of them; mend the files or raise it"
+
+
+def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:
+    unknown = [name for name in class_names if name not in classes]
+    if not unknown:
+        return
+    if not classes:
+        raise InputError("data.class_names: the training rows have no classes; a table needs `label` for them")
+    close = nearest(unknown[0], classes)
+    raise InputError(
+        f"data.class_names: no class {some([repr(name) for name in unknown])}"
+        f"{f' (did you mean {close!r}?)' if close else ''}; the classes are {some(classes, 12)}"
+    )
+
+
+# --- --data on the command line ------------------------------------------------------------------
+
+_KINDS: dict[str, type[BaseModel]] = {
+    "folder": FolderSource,
+    "table": TableSource,
+    "sidecar": SidecarSource,
+    "builtin": HandsSource,
+}
+_FORMS = "folder:DIR, table:FILE,image=COLUMN,caption=COLUMN, sidecar:DIR or builtin:hands"
+
+
+def parse_data_option(text: str) -> Source:
+    """A source written in one word, such as table:a.csv,image=filepath,caption=title,split=test.
+
+    `split=test` means the column named split; another is written `split=fold=3`.
+    """
+    kind, colon, rest = text.partition(":")
+    if not colon or kind not in _KINDS or not rest:
+        raise InputError(f"--data: expected {_FORMS}, found {text!r}")
+    main, *options = re.split(r",(?=\w+=)", rest)
+    values: dict[str, object] = {kind: main}
+    for option in options:
+        name, _, value = option.partition("=")
+        if name not in _KINDS[kind].model_fields or name == kind:
+            known = [field for field in _KINDS[kind].model_fields if field != kind]
+            close = nearest(name, known)
+            hint = f"; did you mean {close}?" if close else ""
+            raise InputError(f"--data: {kind} has no {name!r}{hint} ({some(known) or 'it takes no further keys'})")
+        if name == "split" and "=" not in value:
+            value = f"split={value}"
+        values[name] = int(value) if name in ("count", "size", "seed") and value.isdecimal() else value or None
+    try:
+        source = _KINDS[kind].model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"--data: {where + ': ' if where else ''}{first['msg']}, in {text!r}") from None
+    assert isinstance(source, FolderSource | TableSource | SidecarSource | HandsSource)
+    return source

@@ -1,0 +1,127 @@
+"""What a user points `evaluate` and `predict` at: a run, a checkpoint, a config, an exported or other model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipft.config.load import load_config
+from clipft.config.schema import Config, ModelConfig
+from clipft.errors import InputError
+from clipft.exported import is_export, read_export
+from clipft.model.build import ClipModel, build
+from clipft.model.classifier import Classifier
+from clipft.model.saved import Which, load_saved
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A model and what is known about its use.
+
+    Args:
+        name: as the user wrote it.
+        tuned: whether it is the outcome of a run; a config stands for its base alone.
+        clip: the model, on the CPU.
+        classes: the run's class names, empty where there are none.
+        templates: prompts for class names.
+        class_names: folder or label name to the words for it.
+        pooled: whether the classifier, if any, sees features before the projection.
+        config: the run's config; None where the model comes without one.
+        notes: what to say about how it was loaded.
+    """
+
+    name: str
+    tuned: bool
+    clip: ClipModel
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    pooled: bool = False
+    config: Config | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """The run's linear head, where it trained one."""
+        classifier: Classifier | None = getattr(self.clip.model, "classifier", None)
+        return classifier
+
+
+def open_target(name: str, which: Which | None = None) -> Target:
+    """Load what `name` stands for.
+
+    Args:
+        name: a run's folder, a checkpoint's, a config file, an exported model's folder, local-dir:DIR or hf-hub:NAME.
+        which: a run's best or last checkpoint; None takes the best where there is one.
+
+    Raises:
+        InputError: there is no such thing.
+    """
+    if name.startswith(("local-dir:", "hf-hub:")):
+        return _plain(name, name)
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _base_of_config(name, path)
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise InputError(
+            f"{name}: {found}; expected a run, a checkpoint or an exported model (folders), or a config.yaml"
+        )
+    if is_export(path):
+        return _exported(name, path)
+    return _saved(name, path, which)
+
+
+def _plain(name: str, model: str) -> Target:
+    clip = build(ModelConfig(name=model), seed=0)
+    return Target(name, tuned=False, clip=clip, notes=clip.notes)
+
+
+def _base_of_config(name: str, path: Path) -> Target:
+    loaded = load_config(path)
+    clip = build(loaded.config.model, loaded.config.run.seed)
+    data = loaded.config.data
+    return Target(
+        name,
+        tuned=False,
+        clip=clip,
+        templates=data.templates,
+        class_names=data.class_names,
+        config=loaded.config,
+        notes=(*loaded.notes, *clip.notes),
+    )
+
+
+def _exported(name: str, path: Path) -> Target:
+    export = read_export(path)
+    if export.facts is None:
+        return Target(name, tuned=False, clip=export.clip, notes=export.clip.notes)
+    facts = export.facts
+    return Target(
+        name,
+        tuned=True,
+        clip=export.clip,
+        classes=facts.classes,
+        templates=facts.templates,
+        class_names=facts.class_names,
+        pooled=facts.features == "pooled",
+        notes=export.clip.notes,
+    )
+
+
+def _saved(name: str, path: Path, which: Which | None) -> Target:
+    saved = load_saved(path, which)
+    return Target(
+        name,
+        tuned=True,
+        clip=saved.clip,
+        classes=saved.classes,
+        templates=saved.templates,
+        class_names=saved.config.data.class_names,
+        pooled=saved.config.loss.features == "pooled",
+        config=saved.config,
+        notes=saved.clip.notes,
+    )

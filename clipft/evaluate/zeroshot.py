@@ -1,0 +1,50 @@
+"""Zero-shot classification: which class's prompts is an image nearest to?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipft.evaluate.classify import answer, answer_metrics
+from clipft.evaluate.features import Autocast, encode_texts
+from clipft.model.build import ClipModel
+
+
+def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every class in every template, class by class."""
+    return [template.replace("{}", name) for name in classes for template in templates]
+
+
+def class_embeddings(
+    clip: ClipModel,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+) -> Tensor:
+    """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4)."""
+    prompts = encode_texts(clip, prompts_of(classes, templates), device=device, autocast=autocast)
+    return F.normalize(prompts.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
+
+
+def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:
+    """(N, C) softmax of the scaled cosines; a `logit_bias` would change nothing here."""
+    return (scale * image_features.double() @ embeddings.double().T).softmax(dim=1)
+
+
+def zero_shot_metrics(image_features: Tensor, embeddings: Tensor, labels: Tensor, scale: float) -> dict[str, float]:
+    """zero_shot_top1, zero_shot_top5 (of more than 5 classes), mean_per_class, nll, ece and confident_wrong.
+
+    Args:
+        image_features: (N, D) L2-normalised.
+        embeddings: (C, D) L2-normalised.
+        labels: (N,) class numbers, -1 where a row has none.
+        scale: exp(logit_scale).
+    """
+    weights = scale * embeddings.double().T  # (D, C)
+    return answer_metrics(answer(image_features, labels, lambda some: some @ weights, len(embeddings)), "zero_shot")

@@ -1,0 +1,204 @@
+"""A CLIP model, its tokenizer and its preprocessing from the `model:` section: as a sketch, for real, or as a run left it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor, nn
+
+from clipft.config.schema import LogitScaleConfig, ModelConfig
+from clipft.errors import InputError
+from clipft.model import sources
+from clipft.model.classifier import Classifier
+from clipft.model.construct import construct, draw, make_tokenizer
+from clipft.model.fill import RANDOM_BASE, Filled, base_phrase, fill, random_notes
+from clipft.model.hashes import tensor_sha256
+from clipft.model.names import listed
+from clipft.model.recipe import Recipe, check_activation, recipe_of
+from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
+from clipft.model.tokenizer import Tokenizer
+from clipft.model.towers import Tower, towers_of
+from clipft.model.weights import load_into
+
+
+@dataclass
+class MetaModel:
+    """A model on the meta device: every name and shape, no value."""
+
+    name: str
+    model: nn.Module
+    image: Tower
+    text: Tower
+    model_cfg: dict[str, Any]
+    base: str
+    notes: tuple[str, ...]
+
+
+@dataclass
+class ClipModel:
+    """A model with weights, and what turns images and texts into its inputs.
+
+    Args:
+        name: what the user called it.
+        model: open_clip's CLIP or CustomTextCLIP in float32, on the CPU until moved, in evaluation mode.
+        image: its image tower.
+        text: its text tower.
+        model_cfg: the model half of an open_clip_config.json.
+        preprocess_cfg: the preprocessing half.
+        preprocess: an image to a tensor (3, H, W), as open_clip evaluates.
+        tokenizer: texts to tokens.
+        base: one phrase for where the weights are from.
+        random: whether a tower's weights are drawn, so that no file can bring them back.
+        notes: lines to say.
+    """
+
+    name: str
+    model: nn.Module
+    image: Tower
+    text: Tower
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenizer: Tokenizer
+    base: str
+    random: bool
+    notes: tuple[str, ...]
+
+
+def build_meta(config: ModelConfig) -> MetaModel:
+    """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub."""
+    recipe = recipe_of(config)
+    with torch.device("meta"):
+        model = construct(recipe)
+    image, text = towers_of(model)
+    notes = (*recipe.notes, *random_notes(recipe.source))
+    return MetaModel(recipe.name, model, image, text, recipe.model_cfg, base_phrase(recipe), notes)
+
+
+def build(config: ModelConfig, seed: int) -> ClipModel:
+    """The model with its weights; what no file gives is drawn, and depends on the seed alone."""
+    recipe = recipe_of(config)
+    sources.check_there(recipe.source)
+    model = draw(recipe, seed)
+    towers = towers_of(model)  # before any download: a family that comes later is refused here
+    tokenizer = make_tokenizer(recipe)
+    filled = _fill(model, recipe, config.logit_scale)
+    preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
+    clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled)
+    clip.notes += (_preprocess_note(clip.preprocess_cfg, whose),)
+    return clip
+
+
+def restore(checkpoint: Checkpoint) -> ClipModel:
+    """The model as a run's checkpoint has it: the run's base, the saved tensors over it, each checked (P52).
+
+    Raises:
+        InputError: the base is not the one that the run started from, or the saved tensors do not fit.
+    """
+    config, state = checkpoint.config, checkpoint.state
+    saved = checkpoint.tensors()
+    recipe = recipe_of(config.model)
+    model = draw(recipe, config.run.seed)
+    towers = towers_of(model)
+    if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
+        sources.check_there(recipe.source)
+        _fill(model, recipe, config.model.logit_scale)
+    if state["classifier"] is not None:
+        cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
+        classes, width = saved["classifier.weight"].shape
+        model.classifier = Classifier(classes, width, cosine=cosine, bias=bias).eval()
+    _lay_over(model, saved, checkpoint)
+    note = f"{checkpoint.folder}: step {checkpoint.step}, trained from {state['base']}"
+    filled = Filled(state["base"], (note,), random=state["base"] == RANDOM_BASE)
+    return _join(recipe, model, towers, make_tokenizer(recipe), state["model"]["preprocess_cfg"], filled)
+
+
+def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
+    """The base of a recipe: its weights, and the starting scale of the config."""
+    if isinstance(recipe.source, sources.RunWeights):
+        filled = _from_run(model, recipe, recipe.source.path)
+    else:
+        filled = fill(model, recipe, recipe.source)
+    if scale.init is not None:
+        with torch.no_grad():
+            model.get_parameter("logit_scale").fill_(math.log(scale.init))
+    return filled
+
+
+def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
+    """A run's weights as the start of another: its tensors, and nothing else of it (P41)."""
+    checkpoint = open_checkpoint(path)
+    other = restore(checkpoint)
+    quick = bool(other.model_cfg.get("quick_gelu", False))
+    check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
+    everything = other.model.state_dict()
+    tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
+    label = f"{path} step {checkpoint.step}"
+    said = load_into(model, tensors, name=recipe.name, source=label)
+    aside = "order and classifier" if len(tensors) < len(everything) else "and order"
+    note = f"weights only from {label}; optimiser, schedule {aside} start afresh"
+    return Filled(label, (note, *said), preprocess=(other.preprocess_cfg, f"of {path}"))
+
+
+def _lay_over(model: nn.Module, saved: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Put the saved tensors over the base, strictly, and check every tensor against the run's own fingerprints."""
+    wanted = model.state_dict()
+    odd = [name for name, tensor in saved.items() if name not in wanted or wanted[name].shape != tensor.shape]
+    if odd:
+        raise InputError(f"{checkpoint.folder / WEIGHTS}: has tensors that the run's model does not: {listed(odd)}")
+    model.load_state_dict({**wanted, **saved})
+    promised = checkpoint.state["weights_sha256"]
+    differing = [name for name, tensor in model.state_dict().items() if promised.get(name) != tensor_sha256(tensor)]
+    if damaged := [name for name in differing if name in saved]:
+        raise InputError(f"{checkpoint.folder}: {WEIGHTS} and {STATE} do not belong together: {listed(damaged)} differ")
+    if differing:
+        raise InputError(
+            f"{checkpoint.run}: the base ({checkpoint.state['base']}) is not the one this run started from: {len(differing)} "
+            f"frozen tensors differ ({listed(differing, 3)}); put the old base back where the run's config.yaml names it"
+        )
+
+
+def _join(
+    recipe: Recipe,
+    model: nn.Module,
+    towers: tuple[Tower, Tower],
+    tokenizer: Tokenizer,
+    preprocess_cfg: dict[str, Any],
+    filled: Filled,
+) -> ClipModel:
+    """The parts as one; the image size is the model's own, as in open_clip."""
+    preprocess_cfg = {**preprocess_cfg, "size": model.visual.image_size}
+    set_model_preprocess_cfg(model, preprocess_cfg)
+    return ClipModel(
+        name=recipe.name,
+        model=model,
+        image=towers[0],
+        text=towers[1],
+        model_cfg=recipe.model_cfg,
+        preprocess_cfg=preprocess_cfg,
+        preprocess=image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False),
+        tokenizer=tokenizer,
+        base=filled.base,
+        random=filled.random,
+        notes=(*recipe.notes, *filled.notes),
+    )
+
+
+def _preprocess_note(cfg: dict[str, Any], whose: str) -> str:
+    """The preprocessing in one line: it belongs to the weights, and a wrong one costs accuracy silently (P43)."""
+    size = " x ".join(map(str, _height_and_width(cfg["size"])))
+    mean, std = (" ".join(f"{value:.3f}" for value in cfg[key]) for key in ("mean", "std"))
+    return f"preprocessing {whose}: {size} pixels, {cfg['interpolation']}, {cfg['resize_mode']}, mean {mean}, std {std}"
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, from open_clip's number or pair."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

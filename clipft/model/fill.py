@@ -1,0 +1,116 @@
+"""Weights from a file, the hub or the encoders' own into a model that was drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from clipft.model import sources, textencoder
+from clipft.model.encoders import load_image_encoder
+from clipft.model.hub import fetch
+from clipft.model.recipe import OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
+from clipft.model.weights import load_into, read_weights
+
+RANDOM_BASE = "random weights"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What filling a model with weights showed.
+
+    Args:
+        base: one phrase for where they are from.
+        notes: lines to say.
+        random: whether a tower stayed as drawn.
+        preprocess: the weights' own preprocessing and whose it is, where they bring one.
+    """
+
+    base: str
+    notes: tuple[str, ...]
+    random: bool = False
+    preprocess: tuple[dict[str, Any], str] | None = None
+
+
+def fill(model: nn.Module, recipe: Recipe, source: sources.PlainSource) -> Filled:
+    """Load the weights of the source into the model, strictly."""
+    match source:
+        case sources.RandomWeights():
+            return Filled(RANDOM_BASE, random_notes(source), random=True)
+        case sources.EncoderWeights():
+            return _from_encoders(model, recipe, source)
+        case sources.FileWeights():
+            preprocess = _beside(source.path, recipe) if source.look_beside else None
+            notes = _from_file(model, recipe, source.path, str(source.path))
+            return Filled(base_phrase(recipe), notes, preprocess=preprocess)
+        case sources.HubWeights():
+            path = fetch(source.repo, source.filenames, what=source.key, instead=sources.LOCAL_FILE)
+            return Filled(source.label, _from_file(model, recipe, path, source.label))
+
+
+def base_phrase(recipe: Recipe) -> str:
+    """Where the weights are from, as far as it is known without reading them."""
+    match recipe.source:
+        case sources.RandomWeights():
+            return RANDOM_BASE
+        case sources.HubWeights(label=label):
+            return label
+        case sources.FileWeights(path=path, look_beside=beside):
+            return str(path) if beside else recipe.name
+        case sources.RunWeights(path=path):
+            return str(path)
+        case sources.EncoderWeights(image=image, text=text):
+            kinds = ("pretrained" if own else "random" for own in (image, text))
+            return " + ".join(f"{name} ({kind})" for name, kind in zip(recipe.name.split(" + "), kinds, strict=True))
+
+
+def random_notes(source: sources.Source) -> tuple[str, ...]:
+    """A loud line for each tower, or all of the model, whose weights are random (P70)."""
+    match source:
+        case sources.RandomWeights(why=why):
+            return (f"RANDOM WEIGHTS: {why}, so nothing is pretrained and the model knows nothing yet",)
+        case sources.EncoderWeights(image=image, text=text):
+            drawn = [tower for tower, own in (("image", image), ("text", text)) if not own]
+            return tuple(
+                f"RANDOM WEIGHTS: model.{tower}.random is true, so the {tower} encoder is not pretrained"
+                for tower in drawn
+            )
+        case _:
+            return ()
+
+
+def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str) -> tuple[str, ...]:
+    weights = read_weights(path)
+    return (*weights.notes, *load_into(model, weights.tensors, name=recipe.name, source=label))
+
+
+def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights) -> Filled:
+    """The two encoders' own pretrained weights; projections and logit_scale stay as drawn."""
+    vision, text = recipe.model_cfg["vision_cfg"], recipe.model_cfg["text_cfg"]
+    notes = random_notes(own)
+    if own.image:
+        load_image_encoder(model.visual, vision["timm_model_name"], pool=vision["timm_pool"])
+    if own.text and recipe.text_folder is not None:
+        encoder, said = textencoder.load_encoder(
+            recipe.text_folder,
+            text["hf_model_name"],
+            with_pooler=text["hf_pooler_type"] == "cls_pooler",
+            what=f"model.text.encoder: hf:{text['hf_model_name']}",
+        )
+        model.text.transformer.load_state_dict(encoder.state_dict())
+        notes += said
+    if vision["timm_proj"] == "linear":
+        notes += ("both projections are new, drawn at random: until they are trained, images and texts do not meet",)
+    return Filled(base_phrase(recipe), notes, random=not (own.image and own.text))
+
+
+def _beside(path: Path, recipe: Recipe) -> tuple[dict[str, Any], str] | None:
+    """The preprocessing of an open_clip_config.json beside a weights file; its activation must be the model's."""
+    config = path.parent / OPEN_CLIP_CONFIG
+    if not config.is_file():
+        return None
+    model_cfg, preprocess_cfg = read_config_file(config, f"model.pretrained: {path}")
+    check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, f"the weights {path}")
+    return preprocess_cfg, f"of {config}"

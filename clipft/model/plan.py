@@ -1,0 +1,99 @@
+"""The plan: for each parameter whether it trains, by which rule, in which group, at which rate. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+_ORDER = ("embeddings", "block", "norm", "pooling", "projection", "logit_scale", "logit_bias", "classifier")
+TOWERS = ("image", "text", "heads")
+
+
+@dataclass(frozen=True)
+class ParameterPlan:
+    """What becomes of one parameter.
+
+    Args:
+        name: the model's own `named_parameters()` name.
+        tower: image, text or heads.
+        group: embeddings, block N, norm, pooling, projection, logit_scale, logit_bias or classifier.
+        rule: why it is frozen, such as `freeze_layers: 10`; empty where it trains.
+        lr: its learning rate; None where it is frozen.
+        weight_decay: likewise.
+    """
+
+    name: str
+    tower: str
+    group: str
+    shape: tuple[int, ...]
+    numel: int
+    trainable: bool
+    rule: str
+    lr: float | None
+    weight_decay: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains in a model, and why.
+
+    Args:
+        model: what the user called it.
+        lines: for each of image and text, what its freeze keys did.
+        parameters: in the model's order.
+        notes: what else is worth saying, a sentence each.
+    """
+
+    model: str
+    lines: Mapping[str, str]
+    parameters: tuple[ParameterPlan, ...]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def trainable(self) -> tuple[ParameterPlan, ...]:
+        """Those that train, in the model's order."""
+        return tuple(p for p in self.parameters if p.trainable)
+
+    @cached_property
+    def frozen(self) -> tuple[ParameterPlan, ...]:
+        """Those that stand still, in the model's order."""
+        return tuple(p for p in self.parameters if not p.trainable)
+
+    def totals(self) -> dict[str, int]:
+        """How many numbers the model has, and how many of them train."""
+        return {"parameters": numel(self.parameters), "trainable": numel(self.trainable)}
+
+    def groups(self) -> dict[tuple[str, str], tuple[ParameterPlan, ...]]:
+        """The parameters by (tower, group), in the order data meets them: image, text, heads."""
+        found: dict[tuple[str, str], list[ParameterPlan]] = {}
+        for parameter in self.parameters:
+            found.setdefault((parameter.tower, parameter.group), []).append(parameter)
+        return {key: tuple(found[key]) for key in sorted(found, key=_place)}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `freeze-report --json` prints and a run keeps as plan.json."""
+        keys = ("name", "tower", "group", "shape", "numel", "trainable", "rule", "lr")
+        return {
+            "model": self.model,
+            "lines": dict(self.lines),
+            "parameters": [{key: getattr(p, key) for key in keys} | {"shape": list(p.shape)} for p in self.parameters],
+            "totals": self.totals(),
+        }
+
+
+def numel(parameters: tuple[ParameterPlan, ...]) -> int:
+    """How many numbers these parameters hold."""
+    return sum(p.numel for p in parameters)
+
+
+def block_number(group: str) -> int | None:
+    """N of `block N`; None for any other group."""
+    return int(group.removeprefix("block ")) if group.startswith("block ") else None
+
+
+def _place(key: tuple[str, str]) -> tuple[int, int, int]:
+    tower, group = key
+    number = block_number(group)
+    return TOWERS.index(tower), _ORDER.index("block" if number is not None else group), number or 0

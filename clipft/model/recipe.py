@@ -1,0 +1,230 @@
+"""What to build for a `model:` section: architecture, preprocessing, where weights and tokenizer are. Builds nothing."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+
+from clipft.config.schema import ModelConfig
+from clipft.config.vocabulary import nearest, one_of
+from clipft.errors import InputError
+from clipft.model import sources, textencoder
+from clipft.model.encoders import check_context, hf_name, two_encoder_config
+from clipft.model.hub import fetch
+
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a model, its weights unread.
+
+    Args:
+        name: what the user called it.
+        model_cfg: open_clip's model config, as an export writes it.
+        preprocess_cfg: open_clip's preprocessing; the image size in it comes from the built model.
+        preprocess_from: whose preprocessing that is, in a few words.
+        source: where the weights are.
+        text_folder: the folder of a Hugging Face text encoder's config.json; None for a native text tower.
+        notes: lines to say.
+    """
+
+    name: str
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    preprocess_from: str
+    source: sources.Source
+    text_folder: Path | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """The folder or hub name of a Hugging Face tokenizer; None for open_clip's own."""
+        return self.model_cfg["text_cfg"].get("hf_tokenizer_name") or None
+
+
+def recipe_of(config: ModelConfig) -> Recipe:
+    """The recipe for a `model:` section.
+
+    Raises:
+        InputError: an unknown name or tag, encoders that do not meet, a setting that does not fit the model.
+    """
+    if config.name is None:
+        return _two_encoders(config)
+    if config.name.startswith(LOCAL_DIR):
+        recipe = _local_dir(config, Path(config.name.removeprefix(LOCAL_DIR)).expanduser())
+    elif config.name.startswith(HF_HUB):
+        recipe = _hub(config, config.name.removeprefix(HF_HUB))
+    else:
+        recipe = _named(config, config.name.replace("/", "-"))
+    return recipe if config.context_length is None else _with_context(recipe, config.context_length)
+
+
+def check_activation(model_cfg: dict[str, Any], other: bool, name: str, whose: str) -> None:
+    """InputError where weights trained with QuickGELU meet a model with GELU, or the other way (P42)."""
+    if bool(model_cfg.get("quick_gelu", False)) == other:
+        return
+    right = f"{name}-quickgelu" if other else name.removesuffix("-quickgelu")
+    advice = (
+        f"write model.name: {right}"
+        if right in open_clip.list_models()
+        else "load them with their own config, by local-dir:"
+    )
+    raise InputError(
+        f"model.name: {name} computes with {'GELU' if other else 'QuickGELU'}, but {whose} were trained with "
+        f"{'QuickGELU' if other else 'GELU'}, and would answer worse; {advice}"
+    )
+
+
+def read_config_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two halves of an open_clip_config.json: model_cfg and preprocess_cfg."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: {path} cannot be read ({error})") from None
+    model_cfg = content.get("model_cfg") if isinstance(content, dict) else None
+    halves = ("embed_dim", "vision_cfg", "text_cfg")
+    if not isinstance(model_cfg, dict) or not all(key in model_cfg for key in halves):
+        raise InputError(
+            f"{what}: {path} has no model_cfg with {', '.join(halves)}; expected a config that open_clip wrote"
+        )
+    return model_cfg, merge_preprocess_dict(asdict(PreprocessCfg()), content.get("preprocess_cfg") or {})
+
+
+def _named(config: ModelConfig, arch: str) -> Recipe:
+    if arch not in open_clip.list_models():
+        close = nearest(arch, open_clip.list_models(), count=4)
+        hint = f"did you mean {one_of(close)}?" if close else "`clipft models` lists those there are"
+        raise InputError(f"model.name: open_clip has no architecture {config.name}; {hint}")
+    model_cfg = open_clip.get_model_config(arch)
+    tag = sources.tag_cfg(config.pretrained, arch)
+    if tag:
+        check_activation(model_cfg, bool(tag.get("quick_gelu", False)), arch, f"the weights {config.pretrained}")
+    source: sources.Source = sources.RandomWeights("model.pretrained is null")
+    if config.pretrained is not None:
+        source = sources.pretrained(config.pretrained, arch)
+    return Recipe(
+        name=arch,
+        model_cfg=model_cfg,
+        preprocess_cfg=merge_preprocess_dict(asdict(PreprocessCfg()), tag),
+        preprocess_from=f"of {config.pretrained}" if tag else "OpenAI's",
+        source=source,
+        text_folder=_text_folder(model_cfg, f"model.name: {arch}"),
+    )
+
+
+def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
+    what = f"model.name: {config.name}"
+    path = folder / OPEN_CLIP_CONFIG
+    if not path.is_file():
+        there = f"has no {OPEN_CLIP_CONFIG}" if folder.is_dir() else "is not there"
+        raise InputError(f"{what}: {folder} {there}; expected a folder that open_clip or `clipft export` wrote")
+    model_cfg, preprocess_cfg = read_config_file(path, what)
+    model_cfg, notes = _found_beside(model_cfg, folder)
+    source = (
+        sources.folder_weights(folder) if config.pretrained is None else sources.pretrained(config.pretrained, None)
+    )
+    return Recipe(
+        name=f"{LOCAL_DIR}{folder}",
+        model_cfg=model_cfg,
+        preprocess_cfg=preprocess_cfg,
+        preprocess_from=f"of {path}",
+        source=source,
+        text_folder=_text_folder(model_cfg, what),
+        notes=notes,
+    )
+
+
+def _hub(config: ModelConfig, repo: str) -> Recipe:
+    what = f"model.name: {config.name}"
+    instead = f"fetch the repository elsewhere, copy it here and write name: {LOCAL_DIR}PATH"
+    path = fetch(repo, [OPEN_CLIP_CONFIG], what=what, instead=instead)
+    model_cfg, preprocess_cfg = read_config_file(path, what)
+    source: sources.Source = sources.hub_weights(repo)
+    if config.pretrained is not None:
+        source = sources.pretrained(config.pretrained, None)
+    return Recipe(
+        name=f"{HF_HUB}{repo}",
+        model_cfg=model_cfg,
+        preprocess_cfg=preprocess_cfg,
+        preprocess_from=f"of {HF_HUB}{repo}",
+        source=source,
+        text_folder=_text_folder(model_cfg, what),
+    )
+
+
+def _two_encoders(config: ModelConfig) -> Recipe:
+    text_folder = textencoder.find_folder(hf_name(config), f"model.text.encoder: {config.text.encoder}")
+    model_cfg, preprocess_cfg = two_encoder_config(config, text_folder)
+    source: sources.Source = sources.EncoderWeights(image=not config.image.random, text=not config.text.random)
+    if config.pretrained is not None:
+        source = sources.pretrained(config.pretrained, None)
+    elif config.image.random and config.text.random:
+        source = sources.RandomWeights("model.image.random and model.text.random are true")
+    return Recipe(
+        name=f"{config.image.encoder} + {config.text.encoder}",
+        model_cfg=model_cfg,
+        preprocess_cfg=preprocess_cfg,
+        preprocess_from=f"of {config.image.encoder}",
+        source=source,
+        text_folder=text_folder,
+    )
+
+
+def _with_context(recipe: Recipe, length: int) -> Recipe:
+    if recipe.text_folder is None:
+        own = recipe.model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+        raise InputError(
+            f"model.context_length: {length} is for Hugging Face text towers; the native one of {recipe.name} has learnt a "
+            f"position for each of its {own} tokens, and resizing those comes later; leave the key out"
+        )
+    check_context(length, textencoder.read_config(recipe.text_folder, "model.name"), f"model.name: {recipe.name}")
+    model_cfg = deepcopy(recipe.model_cfg)
+    model_cfg["text_cfg"]["context_length"] = length
+    return replace(recipe, model_cfg=model_cfg)
+
+
+def _text_folder(model_cfg: dict[str, Any], what: str) -> Path | None:
+    name = model_cfg["text_cfg"].get("hf_model_name")
+    if not name:
+        return None
+    folder = textencoder.find_folder(name, f"{what}: hf_model_name {name}")
+    textencoder.read_config(folder, what)
+    return folder
+
+
+def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The config with its two Hugging Face names made folders of today: an export may have moved since."""
+    model_cfg, notes = deepcopy(model_cfg), []
+    text_cfg = model_cfg["text_cfg"]
+    if name := text_cfg.get("hf_model_name"):
+        found = _resolve(name, folder, lambda path: (path / textencoder.CONFIG).is_file())
+        text_cfg["hf_model_name"] = found
+        if Path(found) != Path(name).expanduser().resolve() and found != name:
+            notes.append(
+                f"{folder}: the text encoder's config.json is taken from {found}, not from {name} as written there"
+            )
+    if name := text_cfg.get("hf_tokenizer_name"):
+        # open_clip takes a local-dir's tokenizer from the folder itself, whatever the name
+        inside = next((p for p in (folder, folder / "text") if textencoder.has_tokenizer(p)), None)
+        text_cfg["hf_tokenizer_name"] = (
+            str(inside.resolve()) if inside else _resolve(name, folder, textencoder.has_tokenizer)
+        )
+    return model_cfg, tuple(notes)
+
+
+def _resolve(name: str, folder: Path, fits: Any) -> str:
+    """`name` as it is where it is a folder that fits, else one beside the config, else unchanged: a hub name."""
+    as_written = Path(name).expanduser()
+    beside = () if as_written.is_absolute() else (folder / name,)
+    for place in (*beside, as_written, folder, folder / "text"):
+        if fits(place):
+            return str(place.resolve())
+    return name

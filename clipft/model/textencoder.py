@@ -1,0 +1,147 @@
+"""Hugging Face text encoders: which folder holds one, what its config says, its own pretrained weights.
+
+Only the types that `towers.py` knows are let in; the others come later and are refused by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clipft.errors import InputError
+from clipft.model.hub import fetch, fetch_beside
+from clipft.model.names import listed
+
+TYPES = ("bert", "roberta", "xlm-roberta")
+CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+# word lists of tokenizers, the fast kind first
+_TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_TOKENIZER_EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
+
+def find_folder(name: str, what: str) -> Path:
+    """The folder with the encoder's config.json: `name` itself, or the cached one of a hub name.
+
+    Args:
+        name: a folder, or ORG/NAME on the hub.
+        what: the key and value this is for; an error starts with it.
+    """
+    require_transformers(what)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file():
+            raise InputError(f"{what}: {folder} has no {CONFIG}; expected a folder that transformers saved")
+        return folder
+    if folder.is_absolute() or name.count("/") > 1 or name.startswith("."):
+        raise InputError(f"{what}: {folder} is not there; expected a folder with {CONFIG}, or ORG/NAME on the hub")
+    return fetch(name, [CONFIG], what=what, instead="fetch it where there is a network, and name its folder").parent
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer's word list."""
+    return any((folder / name).is_file() for name in _TOKENIZER)
+
+
+def tokenizer_folder(name: str, what: str) -> Path:
+    """The folder with the tokenizer's files: `name` itself, or the cached one of a hub name."""
+    require_transformers(what)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        instead = "fetch it where there is a network, and name its folder"
+        found = fetch(name, _TOKENIZER, what=what, instead=instead)
+        fetch_beside(found, name, _TOKENIZER_EXTRA)
+        return found.parent
+    if not has_tokenizer(folder):
+        raise InputError(f"{what}: {folder} has no tokenizer; expected one of {', '.join(_TOKENIZER)} in it")
+    return folder
+
+
+def read_config(folder: Path, what: str) -> Any:
+    """The encoder's transformers config; a type that comes later is refused by name."""
+    require_transformers(what)
+    try:
+        raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: {folder / CONFIG} cannot be read: {error}") from None
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if kind not in TYPES:
+        raise InputError(
+            f"{what}: a text encoder of type {kind!r} ({folder / CONFIG}, model_type) is not supported yet; "
+            f"those of type {', '.join(TYPES)} are"
+        )
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def most_tokens(config: Any) -> int:
+    """How many tokens the encoder has positions for; RoBERTa counts its own from the padding index on."""
+    positions = int(config.max_position_embeddings)
+    return positions if config.model_type == "bert" else positions - int(config.pad_token_id) - 1
+
+
+def load_encoder(folder: Path, name: str, *, with_pooler: bool, what: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """The encoder with its own pretrained weights in float32, and what to say about them.
+
+    Raises:
+        InputError: no weights, or weights that leave a tensor of the encoder without a value.
+    """
+    instead = f"write text.random: true for random weights, or put {_WEIGHTS[0]} into a folder and name that"
+    if not any((folder / weights).is_file() for weights in _WEIGHTS):
+        if Path(name).expanduser().is_dir():
+            raise InputError(f"{what}: {folder} has no weights ({_WEIGHTS[0]} or {_WEIGHTS[1]}); {instead}")
+        folder = fetch(name, _WEIGHTS[:2], what=what, instead=instead).parent
+    from transformers import AutoModel
+
+    try:
+        with quiet_transformers():
+            encoder, info = AutoModel.from_pretrained(
+                folder,
+                add_pooling_layer=with_pooler,
+                dtype=torch.float32,  # else half-precision files stay so
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{what}: the weights in {folder} do not load: {_first_line(error)}") from None
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{what}: the weights in {folder} lack {len(missing)} tensors of the encoder: {listed(missing)}; {instead}"
+        )
+    unexpected = sorted(info["unexpected_keys"])
+    aside = f"{what}: left aside {len(unexpected)} tensors the encoder has no place for: {listed(unexpected)}"
+    return encoder, ((aside,) if unexpected else ())
+
+
+def require_transformers(what: str) -> None:
+    """InputError where the transformers package is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        raise InputError(f"{what}: needs the transformers package; pip install 'clipft[hf]'")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and load reports: what matters in them, we say ourselves."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

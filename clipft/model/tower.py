@@ -1,0 +1,176 @@
+"""A tower: its parts by name, its sizes, and its way from inputs to features. Which family it is of, `towers.py` knows.
+
+In the comments on shapes B is rows, L tokens, W the tower's width and D the shared width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from clipft.errors import InputError
+from clipft.model.facts import TowerFacts
+
+FIXED, NOT_IN_LOSS = "fixed by the model", "not in the loss"  # rules that no key asks for
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a tower: `embeddings`, `block N`, `norm`, `pooling` or `projection`, and its full parameter names."""
+
+    group: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a family keeps its parts, as paths from the model's root; a path takes all that lies below it.
+
+    Args:
+        prefix: of the backbone's names; what a freeze_pattern sees begins after it.
+        blocks: one path a block.
+    """
+
+    prefix: str
+    embeddings: tuple[str, ...]
+    blocks: tuple[str, ...]
+    norm: tuple[str, ...] = ()
+    pooling: tuple[str, ...] = ()
+    projection: tuple[str, ...] = ()
+
+    def parts(self, names: Iterable[str]) -> tuple[Part, ...]:
+        """The parts that hold any of `names`, in the order data meets them."""
+        paths = {
+            "embeddings": self.embeddings,
+            **{f"block {i}": (path,) for i, path in enumerate(self.blocks)},
+            "norm": self.norm,
+            "pooling": self.pooling,
+            "projection": self.projection,
+        }
+        names = list(names)
+        parts = (Part(group, tuple(n for n in names if _is_under(n, below))) for group, below in paths.items())
+        return tuple(part for part in parts if part.names)
+
+
+class Tower(ABC):
+    """One tower of a model: its parts by name, its sizes, and its way from inputs to features.
+
+    Args:
+        name: image or text.
+        model: the whole model; the tower's dropout is registered in it, so that `train()` and `eval()` reach it.
+        layout: where the parts are.
+        facts: the sizes.
+        dropout: share of the pooled feature that is dropped in training, before the projection.
+        untrained: parameters that no key can train, each with the rule that says why.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        layout: Layout,
+        facts: TowerFacts,
+        *,
+        dropout: float,
+        untrained: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.name = name
+        self.family = facts.family
+        self.backbone_prefix = layout.prefix
+        parameters = dict(model.named_parameters())
+        self.parts = layout.parts(parameters)
+        self.depth = facts.depth
+        self.width = facts.width
+        self.embed_dim = facts.embed_dim
+        self.untrained = dict(untrained)
+        self._facts = facts
+        self._groups = {name: part.group for part in self.parts for name in part.names}
+        self._backbone = tuple(n for n in parameters if self._groups.get(n, "projection") != "projection")
+        self.tables = frozenset(n for n in self._backbone if self._groups[n] == "embeddings" and _is_table(model, n))
+        self.dropout = nn.Dropout(dropout)
+        model.add_module(dropout_name(name), self.dropout)
+
+    def backbone_names(self) -> tuple[str, ...]:
+        """Full names of the backbone's parameters, in the model's order."""
+        return self._backbone
+
+    def names(self) -> tuple[str, ...]:
+        """Full names of all the tower's parameters, part by part."""
+        return tuple(self._groups)
+
+    def inner(self, name: str) -> str:
+        """A backbone parameter's name as a freeze_pattern sees it: below the backbone."""
+        return name.removeprefix(self.backbone_prefix)
+
+    def group_of(self, name: str) -> str:
+        """The part that a parameter of this tower belongs to."""
+        return self._groups[name]
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether anything with parameters maps the pooled feature into the shared space."""
+        return self.parts[-1].group == "projection"
+
+    def describe(self) -> TowerFacts:
+        """The tower's sizes."""
+        return self._facts
+
+    @abstractmethod
+    def pool(self, inputs: Tensor) -> Tensor:
+        """Images (B, 3, H, W) or tokens (B, L) to one feature a row (B, W)."""
+
+    @abstractmethod
+    def project(self, pooled: Tensor) -> Tensor:
+        """Pooled features (B, W) into the shared space (B, D), not normalised."""
+
+    def drop(self, pooled: Tensor) -> Tensor:
+        """The tower's dropout on pooled features, in training only, whether the parts around it are frozen or not."""
+        dropped: Tensor = self.dropout(pooled)
+        return dropped
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Features in the shared space (B, D), not normalised; in evaluation mode open_clip's own to the bit."""
+        return self.project(self.drop(self.pool(inputs)))
+
+
+def owners(model: nn.Module, image: Tower, text: Tower) -> dict[str, tuple[str, str]]:
+    """For each parameter of the model, in its order, the one tower (image, text or heads) and group it belongs to.
+
+    Raises:
+        InputError: a parameter belongs to none.
+    """
+    of_towers = {name: (tower.name, tower.group_of(name)) for tower in (image, text) for name in tower.names()}
+    found, without = {}, []
+    for name, _ in model.named_parameters():
+        head = name.split(".")[0]
+        if name in of_towers:
+            found[name] = of_towers[name]
+        elif head in ("logit_scale", "logit_bias", "classifier"):
+            found[name] = ("heads", head)
+        else:
+            without.append(name)
+    if without:
+        raise InputError(
+            f"model: {len(without)} parameters belong to no part of a {image.family} and {text.family} model that clipft "
+            f"knows, the first is {without[0]}; this variant is not supported yet"
+        )
+    return found
+
+
+def dropout_name(tower: str) -> str:
+    """Under which name a tower's dropout is registered in its model."""
+    return f"{tower}_dropout"
+
+
+def _is_table(model: nn.Module, name: str) -> bool:
+    """Whether an embedding parameter is looked up or added as it stands (tokens, positions, a class token)."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    return isinstance(owner, nn.Embedding) or not isinstance(owner, (nn.Linear, nn.Conv2d))
+
+
+def _is_under(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)

@@ -1,0 +1,49 @@
+"""Every shipped config is valid, opens with what a reader needs, and its schema file is what the code says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipft.config.dump import json_schema
+from clipft.config.load import load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+
+
+def test_the_five_of_the_readme_are_there() -> None:
+    assert SHIPPED == [
+        "captions.yaml",
+        "clothing-classifier.yaml",
+        "freeze-text-minilm.yaml",
+        "handclip.yaml",
+        "quickstart.yaml",
+    ]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_is_valid(name: str) -> None:
+    assert load_config(CONFIGS / name, need_data=False).notes == ()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_opens_with_schema_purpose_command_and_expectation(name: str) -> None:
+    first, *comments = (CONFIGS / name).read_text(encoding="utf-8").splitlines()[:4]
+    assert first == "# yaml-language-server: $schema=./clipft.schema.json"
+    assert [line.split(":")[0] for line in comments] == ["# for", "# run", "# expect"]
+    assert f"configs/{name}" in comments[1]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.glob("models/*/open_clip_config.json")), ids=lambda path: path.parent.name
+)
+def test_a_shipped_model_has_what_open_clip_reads(path: Path) -> None:
+    assert json.loads(path.read_text(encoding="utf-8")).keys() == {"model_cfg", "preprocess_cfg"}
+
+
+def test_the_schema_beside_the_configs_is_the_current_one() -> None:
+    written = (CONFIGS / "clipft.schema.json").read_text(encoding="utf-8")
+    assert written == json_schema(), "out of date; run: clipft schema > configs/clipft.schema.json"
