@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
 
@@ -24,6 +25,30 @@ ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file;
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045  # typer reads this form in every Python
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, such as optim.lr=3e-5. Repeatable."),
+]
+
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+
+
+class Checkpoint(Enum):
+    """Which checkpoint of a run."""
+
+    best = "best"
+    last = "last"
+
+
+class Layout(Enum):
+    """How to write a model."""
+
+    open_clip = "open_clip"
+    pt = "pt"
+
+
+Which = Annotated[
+    Optional[Checkpoint],  # noqa: UP045
+    typer.Option("--which", help="A run's best or last checkpoint; the best where the run chose one."),
 ]
 
 
@@ -141,6 +166,143 @@ def schema() -> None:
     from clipft.config.dump import json_schema
 
     typer.echo(json_schema(), nl=False)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure; of a CONFIG, its base.")
+    ],
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--data",
+            help="folder:DIR, sidecar:DIR or table:FILE,image=COLUMN,caption=COLUMN,split=COLUMN=VALUE; "
+            "the run's data.val if left out.",
+        ),
+    ] = None,
+    which: Which = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the base beside the tuned model.")] = True,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print {base, tuned} as JSON.")] = False,
+) -> None:
+    """Measure a model, its base beside it.
+
+    Example: clipft evaluate runs/handclip --data folder:my/test
+    """
+    import json
+
+    from clipft.data.sources import parse_data_option
+
+    source = None if data is None else parse_data_option(data)
+
+    from clipft.evaluate.compare import evaluate_target
+    from clipft.report.console import result
+    from clipft.report.evaluation_table import evaluation_table
+    from clipft.train.precision import choose_device, choose_precision
+
+    place = choose_device(device)
+    chosen = choose_precision(precision, place)
+    evaluation = evaluate_target(
+        target,
+        source,
+        which=which.value if which else None,
+        device=place,
+        autocast=lambda: chosen.autocast(place),
+        batch_size=batch_size,
+        with_base=base,
+    )
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=1))
+    else:
+        result().print(evaluation_table(evaluation))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a checkpoint or an exported model.")],
+    images: Annotated[Optional[list[str]], typer.Argument(metavar="IMAGE|FOLDER...", help="What to look at.")] = None,  # noqa: UP045
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text to choose between, in place of the run's classes. Repeatable."),
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option("--query", help="Find the images nearest to this text, in --data.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="With --query: where to look. Repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes an image, or images a query.")] = 3,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.0, max=1.0, help="Show only classes at least this probable.")
+    ] = 0.0,
+    which: Which = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV.")] = False,
+) -> None:
+    """Say what images show, or find the images nearest to a text.
+
+    Example: clipft predict runs/handclip photos/ --threshold 0.5
+    """
+    import json
+
+    looked_at = [*(images or ()), *(data or ())]
+    if not looked_at:
+        raise InputError("IMAGE|FOLDER: name at least one image or folder" + (" with --data" if query else ""))
+    if query is not None and texts:
+        raise InputError("--query finds images, --text chooses between texts: give one of them")
+
+    from clipft.evaluate.target import open_target
+    from clipft.predict import Compute, Nearest, nearest_images, predict_classes
+    from clipft.report.console import result, talk
+    from clipft.report.prediction_view import nearest_view, prediction_view
+    from clipft.train.precision import choose_device, choose_precision
+
+    place = choose_device(device)
+    chosen = choose_precision(precision, place)
+    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    target = open_target(model, which.value if which else None)
+    found = (
+        nearest_images(target, query, looked_at, compute, top=top)
+        if query is not None
+        else predict_classes(target, looked_at, compute, texts=texts or (), top=top, threshold=threshold)
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+    elif as_csv:
+        found.write_csv(sys.stdout)
+    else:
+        result().print(nearest_view(found) if isinstance(found, Nearest) else prediction_view(found))
+    for fault in found.faults:
+        talk().print(f"unreadable: {fault}", style="yellow", markup=False)
+    if found.faults:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
+    out: Annotated[str, typer.Option("--out", help="The folder to write (with --to pt also a .pt file).")],
+    to: Annotated[
+        Layout, typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict.")
+    ] = Layout.open_clip,
+    which: Which = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
+) -> None:
+    """Write a run's model so that plain open_clip loads it.
+
+    Example: clipft export runs/handclip --out handclip-model
+    """
+    from clipft.export import export as write
+    from clipft.report.console import result
+    from clipft.report.export_view import export_view
+
+    result().print(export_view(write(run, out, which=which.value if which else None, to=to.value, force=force)))
 
 
 def main() -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipft.data.batches import eval_batches
+from clipft.data.batches import eval_batches, resolve_workers
 from clipft.data.columns import TextColumn
 from clipft.data.decoding import RowFault
 from clipft.data.images import SUFFIXES
@@ -22,8 +23,9 @@ from clipft.data.names import natural_key
 from clipft.data.rows import FileImages, Rows
 from clipft.errors import InputError
 from clipft.evaluate.features import Autocast, ImageFeatures, encode_images, encode_texts
+from clipft.evaluate.measure import Watch, unwatched
 from clipft.evaluate.target import Target
-from clipft.evaluate.zeroshot import class_embeddings, probabilities
+from clipft.evaluate.zeroshot import class_embeddings, probabilities, scale_of
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ class Compute:
         autocast: the precision's context.
         batch_size: images encoded at once.
         workers: processes that decode images.
+        watch: shows progress.
     """
 
     device: torch.device
     autocast: Autocast = nullcontext
     batch_size: int = 64
     workers: int | Literal["auto"] = "auto"
+    watch: Watch = unwatched
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -165,7 +169,7 @@ def predict_classes(
             else f"{len(names)} classes, such as {templates[0].replace('{}', names[0])!r}"
         )
         embeddings = class_embeddings(target.clip, names, templates, device=compute.device, autocast=compute.autocast)
-        shares = probabilities(encoded.features, embeddings, float(target.clip.model.logit_scale.detach().exp()))
+        shares = probabilities(encoded.features, embeddings, scale_of(target.clip))
     rows = zip(encoded.indices.tolist(), shares, strict=True)
     predictions = tuple(Prediction(images[index], _best(names, share, top, threshold)) for index, share in rows)
     return Predictions(predictions, among, encoded.faults)
@@ -198,10 +202,11 @@ def _encode(target: Target, images: Sequence[str], compute: Compute, *, pooled: 
     numbers = np.arange(len(images))
     files = FileImages("", TextColumn.of(images))
     rows = Rows("images", files, None, None, (), identities=numbers, groups=numbers)
-    batches = eval_batches(
-        rows, target.clip.preprocess, batch_size=compute.batch_size, workers=compute.workers if len(images) > 256 else 0
-    )
-    return encode_images(target.clip, batches, device=compute.device, autocast=compute.autocast, pooled=pooled)
+    # starting workers takes longer than decoding a few pictures
+    workers = resolve_workers(compute.workers) if len(images) > compute.batch_size else 0
+    batches = eval_batches(rows, target.clip.preprocess, batch_size=compute.batch_size, workers=workers)
+    watched = compute.watch(batches, math.ceil(len(images) / compute.batch_size))
+    return encode_images(target.clip, watched, device=compute.device, autocast=compute.autocast, pooled=pooled)
 
 
 def _best(names: Sequence[str], shares: Tensor, top: int, threshold: float) -> tuple[ClassProbability, ...]:

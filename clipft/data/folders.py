@@ -126,7 +126,7 @@ def read_folder(source: FolderSource, key: str) -> Rows:
 def _entries(root: Path) -> tuple[list[str], _Found]:
     """Class folders, and the files that lie loose beside them."""
     try:
-        entries = [entry for entry in os.scandir(root) if not _hidden(entry.name)]
+        entries = [entry for entry in root.iterdir() if not _hidden(entry.name)]
     except OSError as error:
         raise InputError(f"{root}: cannot be listed ({error.strerror})") from None
     entries.sort(key=lambda entry: natural_key(entry.name))
@@ -147,7 +147,7 @@ def _refuse_without_classes(key: str, root: Path, shown: str, classes: list[str]
             "with a table of captions {table: FILE.csv}"
         )
     splits = [name for name in classes if name.lower() in SPLITS]
-    if len(splits) == len(classes) and any(entry.is_dir() for name in splits for entry in os.scandir(root / name)):
+    if len(splits) == len(classes) and any(entry.is_dir() for name in splits for entry in (root / name).iterdir()):
         raise InputError(
             f"{key}: {shown} holds the splits {some(splits)}, not classes; write {os.path.join(shown, splits[0])}"
         )

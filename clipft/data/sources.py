@@ -106,7 +106,9 @@ def _advice(rows: Rows, absent: list[int], max_bad_fraction: float) -> str:
         return "Images must be local files; download them first"
     if len(absent) == len(rows) and rows.table is not None:
         return "Paths are relative to the table's own folder unless its `root` names another"
-    return f"data.max_bad_fraction allows {max_bad_fraction:g} of them; mend the files or raise it"
+    if len(absent) == len(rows):
+        return "Copy the files here anew"
+    return f"data.max_bad_fraction allows {100 * max_bad_fraction:g} %; mend the files or raise it"
 
 
 def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -> None:
@@ -158,6 +160,8 @@ def parse_data_option(text: str) -> Source:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"--data: {where + ': ' if where else ''}{first['msg']}, in {text!r}") from None
+        raise InputError(
+            f"--data: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}, in {text!r}"
+        ) from None
     assert isinstance(source, FolderSource | TableSource | SidecarSource | HandsSource)
     return source

@@ -54,11 +54,12 @@ class _Empty:
             self.lines[what].append(line)
 
     def notes(self, name: str) -> tuple[str, ...]:
-        return tuple(
-            f"{name}: {counted(count, 'row')} {what} (line {some([str(n) for n in self.lines[what]])}"
-            f"{f' and {count - SHOWN} more' if count > SHOWN else ''})"
-            for what, count in self.counts.items()
-        )
+        said = []
+        for what, count in self.counts.items():
+            lines = ", ".join(str(line) for line in self.lines[what])
+            more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
+            said.append(f"{name}: {counted(count, 'row')} {what} (line{'s' if count > 1 else ''} {lines}{more})")
+        return tuple(said)
 
 
 def read_table(source: TableSource, key: str) -> Rows:

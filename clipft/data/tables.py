@@ -6,8 +6,8 @@ Everything is text: "None", "NA" and "null" are words (P2). What cannot be read 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,10 +236,8 @@ def _json_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _json_columns(path: str) -> tuple[str, ...]:
     """Names of the first 100 objects, since rows may leave empty ones out."""
-    names: Counter[str] = Counter()
-    for _, (_, value) in zip(range(100), _json_objects(path), strict=False):
-        names.update(value)
-    return tuple(names)
+    first = itertools.islice(_json_objects(path), 100)
+    return tuple(dict.fromkeys(name for _, value in first for name in value))
 
 
 def _json_records(path: str, wanted: Sequence[str]) -> Iterator[Record]:

@@ -94,7 +94,8 @@ def classifier_metrics(features: Tensor, labels: Tensor, classifier: Classifier)
 
     def logits_of(some: Tensor) -> Tensor:
         with torch.no_grad():
-            return classifier(some.float().to(classifier.weight.device)).double().cpu()
+            logits: Tensor = classifier(some.float().to(classifier.weight.device))
+        return logits.double().cpu()
 
     return answer_metrics(answer(features, labels, logits_of, classes), "classifier")
 

@@ -67,7 +67,8 @@ def encode_images(
         autocast: the precision's context.
         pooled: take the feature before the projection.
     """
-    features, indices, labels, faults = [], [], [], []
+    features, indices, labels = [], [], []
+    faults: list[RowFault] = []
     encode = clip.image.pool if pooled else clip.image.encode
     for batch in batches:
         faults += batch.faults

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 
 from clipft.data.batches import Batch, eval_batches, resolve_workers
-from clipft.data.columns import TextColumn
 from clipft.data.decoding import RowFault
 from clipft.data.draws import ORDER, shuffled
 from clipft.data.rows import Rows
-from clipft.errors import ClipftError, InputError
-from clipft.evaluate.classify import classifier_metrics
-from clipft.evaluate.features import Autocast, ImageFeatures, encode_images, encode_texts
-from clipft.evaluate.retrieval import AT, recall
-from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
+from clipft.errors import InputError
+from clipft.evaluate.features import Autocast, encode_images
+from clipft.evaluate.parts import Encode, Part, Seen, parts_of, see
+from clipft.evaluate.retrieval import AT
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -94,12 +92,6 @@ def higher_is_better(figure: str) -> bool:
     return figure not in (*LOSSES, "ece", "confident_wrong")
 
 
-def sample_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-    """Up to three finished prompts, of different classes and templates where there are some (P61)."""
-    count = min(3, max(len(classes), len(templates)))
-    return tuple(templates[i % len(templates)].replace("{}", classes[i % len(classes)]) for i in range(count))
-
-
 def measure(
     clip: ClipModel,
     rows: Rows,
@@ -142,10 +134,10 @@ def measure(
     )
     batches = watch(batches, math.ceil(len(distinct) / batch_size))
     pooled = pooled and classifier is not None
-    seen = _seen(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
-    encode = _Encode(clip, tuple(templates), device, autocast)
+    seen = see(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
+    encode = Encode(clip, tuple(templates), device, autocast)
 
-    parts = list(_parts(seen, encode, classifier))
+    parts = list(parts_of(seen, encode, classifier))
     if not parts:
         wanted = "labels for its classifier" if classifier is not None else "labels or captions"
         raise InputError(f"{rows.name}: has no rows to measure by; expected {wanted}")
@@ -165,109 +157,7 @@ def measure(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """The rows whose image could be read.
-
-    Args:
-        rows: N rows.
-        images: (I, D) features of the distinct images.
-        image_of: (N,) which of them a row shows.
-        labels: (N,) class numbers, -1 where a row has none.
-        faults: the images that could not be read.
-    """
-
-    rows: Rows
-    images: Tensor
-    image_of: Tensor
-    labels: Tensor
-    faults: tuple[RowFault, ...]
-
-
-def _seen(rows: Rows, image_of: np.ndarray, encoded: ImageFeatures) -> _Seen:
-    if not len(encoded.features):
-        raise ClipftError(f"{rows.name}: not one of its images could be read; the first: {encoded.faults[0]}")
-    place = np.full(image_of.max() + 1, -1)  # a distinct image's number -> its place among the features
-    place[encoded.indices.numpy()] = np.arange(len(encoded.indices))
-    image_of = place[image_of]
-    kept = np.flatnonzero(image_of >= 0)
-    labels = np.full(len(kept), -1) if rows.labels is None else rows.labels[kept]
-    return _Seen(
-        rows.take(kept), encoded.features, torch.from_numpy(image_of[kept]), torch.from_numpy(labels), encoded.faults
-    )
-
-
-@dataclass(frozen=True)
-class _Encode:
-    """How texts become features."""
-
-    clip: ClipModel
-    templates: tuple[str, ...]
-    device: torch.device
-    autocast: Autocast
-
-    def texts(self, texts: TextColumn) -> Tensor:
-        return encode_texts(self.clip, texts, device=self.device, autocast=self.autocast)
-
-    def classes(self, classes: Sequence[str]) -> Tensor:
-        return class_embeddings(self.clip, classes, self.templates, device=self.device, autocast=self.autocast)
-
-
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Figures of one kind, and what a row's text is to the loss.
-
-    Args:
-        metrics: the figures.
-        counts: what there was to choose from.
-        prompts: finished prompts.
-        texts: (T, D) features of the distinct texts; None where there are none.
-        text_of: (N,) which of them a row has; -1 for none.
-    """
-
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    prompts: tuple[str, ...]
-    texts: Tensor | None
-    text_of: Tensor
-
-
-def _parts(seen: _Seen, encode: _Encode, classifier: Classifier | None) -> Iterator[_Part]:
-    labelled = bool((seen.labels >= 0).any())
-    if labelled and classifier is not None:
-        yield _by_classifier(seen, classifier)
-    if labelled and classifier is None:
-        yield _by_prompts(seen, encode)
-    if seen.rows.captions is not None and classifier is None:
-        yield _by_captions(seen, seen.rows.captions, encode)
-
-
-def _class_counts(seen: _Seen) -> dict[str, int]:
-    return {"classes": len(seen.rows.classes), "classes_measured": len(seen.labels[seen.labels >= 0].unique())}
-
-
-def _by_classifier(seen: _Seen, classifier: Classifier) -> _Part:
-    metrics = classifier_metrics(seen.images[seen.image_of], seen.labels, classifier)
-    return _Part(metrics, _class_counts(seen), (), None, seen.labels)
-
-
-def _by_prompts(seen: _Seen, encode: _Encode) -> _Part:
-    embeddings = encode.classes(seen.rows.classes)  # (C, D)
-    scale = float(encode.clip.model.logit_scale.detach().exp())
-    metrics = zero_shot_metrics(seen.images[seen.image_of], embeddings, seen.labels, scale)
-    return _Part(
-        metrics, _class_counts(seen), sample_prompts(seen.rows.classes, encode.templates), embeddings, seen.labels
-    )
-
-
-def _by_captions(seen: _Seen, captions: TextColumn, encode: _Encode) -> _Part:
-    text_of = captions.codes()
-    texts = encode.texts(captions.take(np.unique(text_of, return_index=True)[1]))  # (T, D)
-    pairs = torch.stack([seen.image_of, torch.from_numpy(text_of)], dim=1)
-    return _Part(recall(seen.images, texts, pairs), {"captions": len(texts)}, (), texts, torch.from_numpy(text_of))
-
-
-def _mean_loss(loss: BatchLoss, seen: _Seen, part: _Part, batch_size: int, device: torch.device) -> float:
+def _mean_loss(loss: BatchLoss, seen: Seen, part: Part, batch_size: int, device: torch.device) -> float:
     """The loss over batches of a fixed shuffle (folders come sorted by class), each weighted by its rows (P19)."""
     known = np.flatnonzero(part.text_of.numpy() >= 0)
     order = torch.from_numpy(known[shuffled(len(known), ORDER)])

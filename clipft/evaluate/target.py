@@ -9,7 +9,7 @@ from pathlib import Path
 from clipft.config.load import load_config
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.exported import is_export, read_export
+from clipft.export.read import is_export, read_export
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
 from clipft.model.saved import Which, load_saved

@@ -19,6 +19,12 @@ def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in classes for template in templates]
 
 
+def sample_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
+    """Up to three finished prompts, of different classes and templates where there are some (P61)."""
+    count = min(3, max(len(classes), len(templates)))
+    return tuple(templates[i % len(templates)].replace("{}", classes[i % len(classes)]) for i in range(count))
+
+
 def class_embeddings(
     clip: ClipModel,
     classes: Sequence[str],
@@ -30,6 +36,11 @@ def class_embeddings(
     """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4)."""
     prompts = encode_texts(clip, prompts_of(classes, templates), device=device, autocast=autocast)
     return F.normalize(prompts.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
+
+
+def scale_of(clip: ClipModel) -> float:
+    """What the model multiplies cosines by: exp(logit_scale)."""
+    return float(clip.model.get_parameter("logit_scale").detach().exp())
 
 
 def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:

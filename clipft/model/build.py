@@ -1,4 +1,4 @@
-"""A CLIP model, its tokenizer and its preprocessing from the `model:` section: as a sketch, for real, or as a run left it."""
+"""A CLIP model with tokenizer and preprocessing from the `model:` section: a sketch, for real, or as a run left it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def build_meta(config: ModelConfig) -> MetaModel:
     recipe = recipe_of(config)
     with torch.device("meta"):
         model = construct(recipe)
-    image, text = towers_of(model)
+    image, text = _towers(model, config)
     notes = (*recipe.notes, *random_notes(recipe.source))
     return MetaModel(recipe.name, model, image, text, recipe.model_cfg, base_phrase(recipe), notes)
 
@@ -88,7 +88,7 @@ def build(config: ModelConfig, seed: int) -> ClipModel:
     recipe = recipe_of(config)
     sources.check_there(recipe.source)
     model = draw(recipe, seed)
-    towers = towers_of(model)  # before any download: a family that comes later is refused here
+    towers = _towers(model, config)  # before any download: a family that comes later is refused here
     tokenizer = make_tokenizer(recipe)
     filled = _fill(model, recipe, config.logit_scale)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
@@ -107,7 +107,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     saved = checkpoint.tensors()
     recipe = recipe_of(config.model)
     model = draw(recipe, config.run.seed)
-    towers = towers_of(model)
+    towers = _towers(model, config.model)
     if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
         sources.check_there(recipe.source)
         _fill(model, recipe, config.model.logit_scale)
@@ -116,9 +116,19 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
         classes, width = saved["classifier.weight"].shape
         model.classifier = Classifier(classes, width, cosine=cosine, bias=bias).eval()
     _lay_over(model, saved, checkpoint)
+    tokenizer = make_tokenizer(recipe)
+    if state.get("tokenizer", tokenizer.identity()) != tokenizer.identity():
+        raise InputError(
+            f"{checkpoint.run}: the tokenizer ({recipe.tokenizer_name or 'open_clip'}) is not the one this run was "
+            "trained with; put the old one back where the run's config.yaml names it"
+        )
     note = f"{checkpoint.folder}: step {checkpoint.step}, trained from {state['base']}"
     filled = Filled(state["base"], (note,), random=state["base"] == RANDOM_BASE)
-    return _join(recipe, model, towers, make_tokenizer(recipe), state["model"]["preprocess_cfg"], filled)
+    return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled)
+
+
+def _towers(model: nn.Module, config: ModelConfig) -> tuple[Tower, Tower]:
+    return towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)
 
 
 def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
@@ -143,8 +153,8 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
-    aside = "order and classifier" if len(tensors) < len(everything) else "and order"
-    note = f"weights only from {label}; optimiser, schedule {aside} start afresh"
+    afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"
+    note = f"weights only from {label}; optimiser, {afresh} start afresh"
     return Filled(label, (note, *said), preprocess=(other.preprocess_cfg, f"of {path}"))
 
 
@@ -161,8 +171,9 @@ def _lay_over(model: nn.Module, saved: dict[str, Tensor], checkpoint: Checkpoint
         raise InputError(f"{checkpoint.folder}: {WEIGHTS} and {STATE} do not belong together: {listed(damaged)} differ")
     if differing:
         raise InputError(
-            f"{checkpoint.run}: the base ({checkpoint.state['base']}) is not the one this run started from: {len(differing)} "
-            f"frozen tensors differ ({listed(differing, 3)}); put the old base back where the run's config.yaml names it"
+            f"{checkpoint.run}: the base ({checkpoint.state['base']}) is not the one this run started from: "
+            f"{len(differing)} frozen tensors differ ({listed(differing, 3)}); put the old base back where the run's "
+            "config.yaml names it"
         )
 
 
@@ -175,7 +186,8 @@ def _join(
     filled: Filled,
 ) -> ClipModel:
     """The parts as one; the image size is the model's own, as in open_clip."""
-    preprocess_cfg = {**preprocess_cfg, "size": model.visual.image_size}
+    visual: Any = model.visual
+    preprocess_cfg = {**preprocess_cfg, "size": visual.image_size}
     set_model_preprocess_cfg(model, preprocess_cfg)
     return ClipModel(
         name=recipe.name,

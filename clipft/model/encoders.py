@@ -32,7 +32,7 @@ def two_encoder_config(config: ModelConfig, text_folder: Path) -> tuple[dict[str
     image_cfg, image_width = _vision_cfg(timm_name(config), projected=config.embed_dim is not None)
     hf_config = textencoder.read_config(text_folder, what)
     length = config.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
-    check_context(length, hf_config, what)
+    check_context(length, hf_config, what, default=config.context_length is None)
     embed_dim = config.embed_dim or image_width
     if config.embed_dim is None and image_width != hf_config.hidden_size:
         raise InputError(
@@ -78,11 +78,12 @@ def hf_name(config: ModelConfig) -> str:
     return str(folder.resolve()) if folder.is_dir() else name
 
 
-def check_context(length: int, hf_config: Any, what: str) -> None:
+def check_context(length: int, hf_config: Any, what: str, *, default: bool = False) -> None:
     """InputError where the encoder has fewer positions than `length`."""
     if length > (most := textencoder.most_tokens(hf_config)):
+        found = f"{length} (the default)" if default else str(length)
         raise InputError(
-            f"model.context_length: {length} is more than the {most} tokens that {what.removeprefix('model.')} has "
+            f"model.context_length: {found} is more than the {most} tokens that {what.removeprefix('model.')} has "
             f"positions for; write at most {most}"
         )
 
@@ -103,7 +104,7 @@ def load_image_encoder(visual: nn.Module, name: str, *, pool: str) -> None:
     except (OSError, RuntimeError) as error:
         raise ClipftError(f"{what}: its weights do not load: {str(error).strip()}; {instead}") from None
     trunk.reset_classifier(0, global_pool=pool)
-    visual.trunk.load_state_dict(trunk.state_dict())
+    visual.get_submodule("trunk").load_state_dict(trunk.state_dict())
 
 
 def _vision_cfg(name: str, *, projected: bool) -> tuple[dict[str, Any], int]:

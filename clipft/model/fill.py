@@ -91,7 +91,7 @@ def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights
     vision, text = recipe.model_cfg["vision_cfg"], recipe.model_cfg["text_cfg"]
     notes = random_notes(own)
     if own.image:
-        load_image_encoder(model.visual, vision["timm_model_name"], pool=vision["timm_pool"])
+        load_image_encoder(model.get_submodule("visual"), vision["timm_model_name"], pool=vision["timm_pool"])
     if own.text and recipe.text_folder is not None:
         encoder, said = textencoder.load_encoder(
             recipe.text_folder,
@@ -99,7 +99,7 @@ def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights
             with_pooler=text["hf_pooler_type"] == "cls_pooler",
             what=f"model.text.encoder: hf:{text['hf_model_name']}",
         )
-        model.text.transformer.load_state_dict(encoder.state_dict())
+        model.get_submodule("text.transformer").load_state_dict(encoder.state_dict())
         notes += said
     if vision["timm_proj"] == "linear":
         notes += ("both projections are new, drawn at random: until they are trained, images and texts do not meet",)

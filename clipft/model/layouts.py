@@ -9,6 +9,8 @@ from typing import Any
 import open_clip
 from torch import Tensor
 
+from clipft.config.vocabulary import one_of
+
 Tensors = Mapping[str, Tensor]
 
 
@@ -21,7 +23,7 @@ class Layout:
     advice: str
 
     def __str__(self) -> str:
-        probably = f", probably {' or '.join(self.architectures)}" if self.architectures else ""
+        probably = f", probably {one_of(self.architectures)}" if self.architectures else ""
         return f"by its keys it is {self.name}{probably}; {self.advice}"
 
 
@@ -36,6 +38,8 @@ class _Sizes:
     text_width: int
     text_blocks: int
     embed_dim: int
+    context_length: int
+    vocabulary: int
 
 
 def recognise(tensors: Tensors) -> Layout:
@@ -81,6 +85,8 @@ def _native_sizes(tensors: Tensors) -> Callable[[], _Sizes]:
         text_width=tensors["ln_final.weight"].shape[0],
         text_blocks=_blocks(tensors, "transformer.resblocks."),
         embed_dim=tensors["text_projection"].shape[1],
+        context_length=tensors["positional_embedding"].shape[0],
+        vocabulary=tensors["token_embedding.weight"].shape[0],
     )
 
 
@@ -93,6 +99,8 @@ def _hugging_face_sizes(tensors: Tensors) -> Callable[[], _Sizes]:
         text_width=tensors["text_model.final_layer_norm.weight"].shape[0],
         text_blocks=_blocks(tensors, "text_model.encoder.layers."),
         embed_dim=tensors["visual_projection.weight"].shape[0],
+        context_length=tensors["text_model.embeddings.position_embedding.weight"].shape[0],
+        vocabulary=tensors["text_model.embeddings.token_embedding.weight"].shape[0],
     )
 
 
@@ -111,7 +119,8 @@ def _architectures(sizes: Callable[[], _Sizes]) -> tuple[str, ...]:
 
 def _sizes_of(cfg: dict[str, Any]) -> _Sizes | None:
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
-    if "timm_model_name" in vision or "hf_model_name" in text or not isinstance(vision.get("layers"), int):
+    of_others = {"custom_text", "multimodal_cfg"} & cfg.keys() or "hf_model_name" in text or "timm_model_name" in vision
+    if of_others or not isinstance(vision["layers"], int):
         return None
     return _Sizes(
         image_width=vision["width"],
@@ -121,4 +130,6 @@ def _sizes_of(cfg: dict[str, Any]) -> _Sizes | None:
         text_width=text["width"],
         text_blocks=text["layers"],
         embed_dim=cfg["embed_dim"],
+        context_length=text["context_length"],
+        vocabulary=text["vocab_size"],
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 _ORDER = ("embeddings", "block", "norm", "pooling", "projection", "logit_scale", "logit_bias", "classifier")
 TOWERS = ("image", "text", "heads")
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ParameterPlan:
     name: str
     tower: str
     group: str
-    shape: tuple[int, ...]
+    shape: Shape
     numel: int
     trainable: bool
     rule: str
@@ -70,7 +72,7 @@ class Plan:
         found: dict[tuple[str, str], list[ParameterPlan]] = {}
         for parameter in self.parameters:
             found.setdefault((parameter.tower, parameter.group), []).append(parameter)
-        return {key: tuple(found[key]) for key in sorted(found, key=_place)}
+        return {key: tuple(found[key]) for key in sort_groups(found)}
 
     def to_json(self) -> dict[str, Any]:
         """What `freeze-report --json` prints and a run keeps as plan.json."""
@@ -91,6 +93,11 @@ def numel(parameters: tuple[ParameterPlan, ...]) -> int:
 def block_number(group: str) -> int | None:
     """N of `block N`; None for any other group."""
     return int(group.removeprefix("block ")) if group.startswith("block ") else None
+
+
+def sort_groups(places: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(tower, group) in the order data meets them: image, text, heads; embeddings, blocks, norm and so on."""
+    return sorted(places, key=_place)
 
 
 def _place(key: tuple[str, str]) -> tuple[int, int, int]:

@@ -1,8 +1,9 @@
-"""What to build for a `model:` section: architecture, preprocessing, where weights and tokenizer are. Builds nothing."""
+"""What to build for a `model:` section: architecture, preprocessing, where weights and tokenizer are."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from clipft.model.encoders import check_context, hf_name, two_encoder_config
 from clipft.model.hub import fetch
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_CONFIG = sources.OPEN_CLIP_CONFIG
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,8 @@ def _with_context(recipe: Recipe, length: int) -> Recipe:
     if recipe.text_folder is None:
         own = recipe.model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
         raise InputError(
-            f"model.context_length: {length} is for Hugging Face text towers; the native one of {recipe.name} has learnt a "
-            f"position for each of its {own} tokens, and resizing those comes later; leave the key out"
+            f"model.context_length: {length} is for Hugging Face text towers; the native one of {recipe.name} has "
+            f"learnt a position for each of its {own} tokens, and resizing those comes later; leave the key out"
         )
     check_context(length, textencoder.read_config(recipe.text_folder, "model.name"), f"model.name: {recipe.name}")
     model_cfg = deepcopy(recipe.model_cfg)
@@ -220,7 +221,7 @@ def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, An
     return model_cfg, tuple(notes)
 
 
-def _resolve(name: str, folder: Path, fits: Any) -> str:
+def _resolve(name: str, folder: Path, fits: Callable[[Path], bool]) -> str:
     """`name` as it is where it is a folder that fits, else one beside the config, else unchanged: a hub name."""
     as_written = Path(name).expanduser()
     beside = () if as_written.is_absolute() else (folder / name,)

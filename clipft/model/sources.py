@@ -14,6 +14,7 @@ from clipft.errors import InputError
 from clipft.model.runfiles import is_run
 from clipft.model.weights import SUFFIXES
 
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 LOCAL_FILE = "use a local file: model.pretrained: path/to/open_clip_model.safetensors"
 # in a folder or repository, the first that is there (open_clip's own order)
 NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME, "open_clip_pytorch_model.pth")
@@ -68,20 +69,20 @@ def hub_weights(repo: str) -> HubWeights:
     return HubWeights(f"hf-hub:{repo}", f"model.name: hf-hub:{repo}", repo, (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
 
 
-def folder_weights(folder: Path) -> Source:
-    """The weights file in a `local-dir:` folder, random weights where there is none."""
+def folder_weights(folder: Path, what: str = "model.name: local-dir:", *, look_beside: bool = False) -> PlainSource:
+    """The weights file in a folder that open_clip can read, random weights where there is none."""
     for name in NAMES:
         if (folder / name).is_file():
-            return FileWeights(folder / name, look_beside=False)
+            return FileWeights(folder / name, look_beside)
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     if len(found) > 1:
         raise InputError(
-            f"model.name: local-dir:{folder}: holds {len(found)} weights files ({', '.join(p.name for p in found)}) and "
-            f"none is called {NAMES[0]}; name the one in model.pretrained"
+            f"{what}{folder}: holds {len(found)} weights files ({', '.join(p.name for p in found)}) "
+            f"and none is called {NAMES[0]}; name the one in model.pretrained"
         )
     if not found:
-        return RandomWeights(f"local-dir:{folder} has no weights file such as {NAMES[0]}")
-    return FileWeights(found[0], look_beside=False)
+        return RandomWeights(f"{what}{folder} has no weights file such as {NAMES[0]}")
+    return FileWeights(found[0], look_beside)
 
 
 def pretrained(text: str, arch: str | None) -> Source:
@@ -97,13 +98,17 @@ def pretrained(text: str, arch: str | None) -> Source:
     if arch is not None and (tag := open_clip.pretrained.get_pretrained_cfg(arch, text)):
         return _tag(text, tag)
     path = Path(text).expanduser()
+    if (path / OPEN_CLIP_CONFIG).is_file():
+        return folder_weights(path, "model.pretrained: ", look_beside=True)
     if path.exists():
         return RunWeights(path) if path.is_dir() or is_run(path) else FileWeights(path)
     if path.suffix in SUFFIXES:
         return FileWeights(path)
     if "/" in text or path.is_absolute():
         return RunWeights(path)
-    raise InputError(f"model.pretrained: {text} is neither a weights file, a clipft run nor {_no_such_tag(text, arch)}")
+    raise InputError(
+        f"model.pretrained: {text} is neither a weights file, a clipft run nor a tag{_no_such_tag(text, arch)}"
+    )
 
 
 def tag_cfg(text: str | None, arch: str) -> dict[str, Any]:
@@ -135,13 +140,13 @@ def _tag(text: str, cfg: dict[str, Any]) -> HubWeights:
 
 def _no_such_tag(text: str, arch: str | None) -> str:
     if arch is None:
-        return "is there a tag for a model that is not named by its architecture; " + LOCAL_FILE
+        return "; tags are for models that are named by their architecture"
     tags = open_clip.list_pretrained_tags_by_model(arch)
     base = arch.removesuffix("-quickgelu")
     if base != arch and open_clip.pretrained.get_pretrained_cfg(base, text):
-        return f"a tag of {arch}: {text} was trained without QuickGELU; write name: {base}"
+        return f" of {arch}: {text} was trained without QuickGELU; write name: {base}"
     if not tags:
-        return f"a tag of {arch}, which has none; {LOCAL_FILE}"
+        return f" of {arch}, which has none; {LOCAL_FILE}"
     close = nearest(text, tags, count=2)
     hint = f"did you mean {one_of(close)}? " if close else ""
-    return f"a tag of {arch}; {hint}Its tags are {', '.join(tags)}"
+    return f" of {arch}; {hint}Its tags are {', '.join(tags)}"

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from clipft.errors import InputError
@@ -110,7 +112,7 @@ def load_encoder(folder: Path, name: str, *, with_pooler: bool, what: str) -> tu
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         raise InputError(f"{what}: the weights in {folder} do not load: {_first_line(error)}") from None
     if missing := sorted(info["missing_keys"]):
         raise InputError(

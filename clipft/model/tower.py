@@ -65,7 +65,7 @@ class Tower(ABC):
         layout: where the parts are.
         facts: the sizes.
         dropout: share of the pooled feature that is dropped in training, before the projection.
-        untrained: parameters that no key can train, each with the rule that says why.
+        untrained: parameters that cannot train, whatever the keys say, each with the rule that says why.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Tower(ABC):
         self._groups = {name: part.group for part in self.parts for name in part.names}
         self._backbone = tuple(n for n in parameters if self._groups.get(n, "projection") != "projection")
         self.tables = frozenset(n for n in self._backbone if self._groups[n] == "embeddings" and _is_table(model, n))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout).train(model.training)
         model.add_module(dropout_name(name), self.dropout)
 
     def backbone_names(self) -> tuple[str, ...]:
@@ -155,8 +155,8 @@ def owners(model: nn.Module, image: Tower, text: Tower) -> dict[str, tuple[str, 
             without.append(name)
     if without:
         raise InputError(
-            f"model: {len(without)} parameters belong to no part of a {image.family} and {text.family} model that clipft "
-            f"knows, the first is {without[0]}; this variant is not supported yet"
+            f"model: {len(without)} parameters belong to no known part of a {image.family} and {text.family} model, "
+            f"the first is {without[0]}; this variant is not supported yet"
         )
     return found
 

@@ -280,7 +280,8 @@ _TEXT_POOLED = {
 
 
 def _timm_pool(trunk: Any) -> str:
-    pool = getattr(trunk, "global_pool", None) or getattr(trunk.get_submodule("head"), "global_pool", "")
+    """How the trunk pools: a word in a ViT, a layer of a staged network or of its head."""
+    pool: Any = trunk.global_pool if hasattr(trunk, "global_pool") else trunk.head.global_pool
     return pool if isinstance(pool, str) else str(pool.pool_type)
 
 
@@ -300,7 +301,7 @@ def _timm_vit(trunk: Any) -> dict[str, Any]:
 
 
 def _timm_stages(trunk: nn.Module, blocks: tuple[str, ...]) -> dict[str, Any]:
-    stages = [trunk.get_submodule(path) for path in blocks]
+    stages: list[Any] = [trunk.get_submodule(path) for path in blocks]
     units = tuple(len(getattr(stage, "blocks", stage)) for stage in stages)
     return {"depth": len(blocks), "stages": units, "activation": _activation(trunk)}
 

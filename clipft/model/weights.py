@@ -90,8 +90,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> object:
     if _is_torchscript(path):
         raise InputError(
-            f"{path}: is a TorchScript archive (OpenAI's own downloads are), which holds code and is not opened; for "
-            "OpenAI's weights write pretrained: openai, for others save the state dict as .safetensors where it was made"
+            f"{path}: is a TorchScript archive (OpenAI's own downloads are), which holds code and is not opened; "
+            "for OpenAI's weights write pretrained: openai, for others save the state dict as .safetensors elsewhere"
         )
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_numbers()):
@@ -99,8 +99,8 @@ def _read_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: holds more than plain weights ({_unpickling_reason(error)}), and what it holds is not run; where it "
-            "was made, save the weights alone: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+            f"{path}: holds more than plain weights ({_unpickling_reason(error)}), and that is not run; where it "
+            "was made, save the weights alone, by safetensors.torch.save_file(model.state_dict(), 'x.safetensors')"
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         # torch's reader meets damaged files in all these ways
@@ -117,13 +117,17 @@ def _is_torchscript(path: Path) -> bool:
 
 def _numpy_numbers() -> list[Any]:
     """What a NumPy number in a checkpoint (a best score, an epoch) is pickled as: plain data, no code (P39)."""
+    scalar: Any = np.float64(0).__reduce__()[0]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    return [(np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar, np.dtype, *kinds]
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]  # the older name: before NumPy 2
 
 
 def _unpickling_reason(error: Exception) -> str:
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it would call {found[1]}" if found else str(error).strip().split("\n")[-1].strip() or "an unknown pickle"
+    """What torch refused, without its advice on how to run it all the same."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it would call {found[1]}"
+    found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    return f"torch: {found[1]}" if found else "not a pickle of tensors"
 
 
 def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:

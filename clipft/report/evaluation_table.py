@@ -29,14 +29,12 @@ _NAMED_FAULTS = 5
 
 
 def evaluation_table(evaluation: Evaluation) -> RenderableType:
-    """The figures with all that is needed to read them; the one number that changed for the better stands out."""
+    """The figures with all that is needed to read them; what changed for the better stands out."""
     last = evaluation.measurements()[-1]
     return Group(
-        Text.assemble((evaluation.target, "bold"), " on ", (last.data, "bold")),
         Padding(_facts(evaluation, last), (0, 0, 1, 1)),
-        Padding(_figures(evaluation), (0, 0, 0, 1)),
-        *_faults(last),
-        *(Text(f" note: {note}", style="yellow") for note in evaluation.notes),
+        Padding(_figures(evaluation), (0, 0, 1, 1)),
+        Padding(_remarks(evaluation, last), (0, 0, 0, 1)),
     )
 
 
@@ -56,14 +54,14 @@ def measured_on(measurement: Measurement) -> str:
 
 
 def _facts(evaluation: Evaluation, last: Measurement) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row("data", measured_on(last))
+    grid = _words_grid()
+    grid.add_row("model", Text(evaluation.target, style="bold"))
+    if evaluation.base is not None and evaluation.base_name != evaluation.target:
+        grid.add_row("base", Text(evaluation.base_name))
+    grid.add_row("data", Text(last.data))
+    grid.add_row("", measured_on(last))
     for index, prompt in enumerate(last.prompts):
-        grid.add_row("prompts" if index == 0 else "", f'"{prompt}"')
-    if evaluation.base is not None:
-        grid.add_row("base", evaluation.base_name)
+        grid.add_row("prompts" if index == 0 else "", Text(f'"{prompt}"'))
     return grid
 
 
@@ -94,7 +92,20 @@ def _change(name: str, base: dict[str, float], tuned: dict[str, float]) -> Text:
     return Text(f"{change:+.3f}", style="green" if better else "")
 
 
-def _faults(measurement: Measurement) -> list[Text]:
-    named = [Text(f" unreadable: {fault}", style="yellow") for fault in measurement.faults[:_NAMED_FAULTS]]
-    more = len(measurement.faults) - len(named)
-    return [*named, *([Text(f" unreadable: and {more:,} more", style="yellow")] if more else [])]
+def _remarks(evaluation: Evaluation, last: Measurement) -> Table:
+    """The images that could not be read, and what else to know, each beside its word."""
+    grid = _words_grid()
+    for fault in last.faults[:_NAMED_FAULTS]:
+        grid.add_row("unreadable", Text(str(fault), style="yellow"))
+    if len(last.faults) > _NAMED_FAULTS:
+        grid.add_row("", f"and {len(last.faults) - _NAMED_FAULTS:,} more")
+    for note in evaluation.notes:
+        grid.add_row("note", Text(note))
+    return grid
+
+
+def _words_grid() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid

@@ -21,6 +21,7 @@ from clipft.errors import ClipftError
 from clipft.model.hashes import file_sha256
 from clipft.model.plan import Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
+from clipft.model.standstill import moving_modules
 
 RNG_CPU, RNG_CUDA = "rng/cpu", "rng/cuda"
 
@@ -44,15 +45,10 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool) -> list[str]:
     state = model.state_dict()
     if everything:
         return list(state)
-    frozen = {p.name for p in plan.frozen}
-    still = {p.name.rpartition(".")[0] for p in plan.frozen} - {p.name.rpartition(".")[0] for p in plan.trainable}
-    parameters = {name for name, _ in model.named_parameters()}
-    return [
-        name
-        for name in state
-        if (name in parameters and name not in frozen)
-        or (name not in parameters and name.rpartition(".")[0] not in still)
-    ]
+    trains = {p.name for p in plan.trainable}
+    moving = {name for name, _ in moving_modules(model, plan)}
+    buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
+    return [name for name in state if name in trains or name in buffers]
 
 
 def write_checkpoint(

@@ -15,7 +15,7 @@ from clipft.data.batches import resolve_workers
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
-from clipft.model.freeze import set_modes
+from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
 from clipft.train.loop import Best, Progress
 from clipft.train.losses import Features, Targets

@@ -58,6 +58,8 @@ def prepare(config: Config) -> Prepared:
     splits = read_splits(config.data, config.run.seed)
     meta = build_meta(config.model)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    if loss != "classifier" and config.train.batch_size < 2:
+        raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
     if splits.val is not None:
         check_rows(splits.val, loss, "data.val")

@@ -19,12 +19,12 @@ from clipft.config.dump import dump_config
 from clipft.config.load import Loaded
 from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
-from clipft.data.batches import TrainBatches, resolve_workers
+from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
 from clipft.errors import ClipftError
 from clipft.evaluate.measure import higher_is_better
 from clipft.model.build import RANDOM_BASE
-from clipft.model.freeze import frozen_hashes, set_modes
+from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.model.runfiles import CHECKPOINTS, CONFIG
 from clipft.report.freeze_table import print_freeze_report
 from clipft.report.train_view import METRIC_WORDS, TrainView, headlines, in_bytes, in_time
@@ -128,10 +128,12 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     _encode_frozen_texts(prepared, started)
     set_modes(started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
-    batch = next(_batches(prepared, started).epoch(0))
+    batches = _batches(prepared, started)
+    batch = next(batches.epoch(0))
     set_rates(started.stepper.optimizer, started.schedule, 0)
     started.stepper(batch)
     seconds = time.monotonic() - begin
+    batches.close()
     check_frozen(frozen, frozen_hashes(started.clip.model, prepared.plan))
     steps = prepared.arithmetic.steps
     view.say(
@@ -217,16 +219,25 @@ def _train(
     if evaluations is not None and rhythm.evaluate_every is not None:
         evaluations.on_best = lambda: keeper.save(epoch_end=False)
     view.begin(config.train.epochs, prepared.arithmetic.steps_per_epoch)
-    run_loop(
-        started.stepper,
-        _batches(prepared, started),
-        started.schedule,
-        progress,
-        rhythm,
-        Watch(prepared, started, view, log),
-        evaluate=evaluations if evaluations is not None else lambda: True,
-        save=keeper.save,
-    )
+    batches = _batches(prepared, started)
+    try:
+        run_loop(
+            started.stepper,
+            batches,
+            started.schedule,
+            progress,
+            rhythm,
+            Watch(prepared, started, view, log),
+            evaluate=evaluations if evaluations is not None else lambda: True,
+            save=keeper.save,
+        )
+    except RuntimeError as error:  # torch raises a worker's death wherever the main process is when the signal comes
+        told = worker_death(error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        batches.close()
 
 
 def _evaluations(
@@ -247,6 +258,7 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
         seed=prepared.config.run.seed,
         workers=resolve_workers(data.workers),
         max_bad_fraction=data.max_bad_fraction,
+        pin_memory=started.device.type == "cuda",
     )
 
 

@@ -12,7 +12,7 @@ from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
-from clipft.model.freeze import apply_plan, set_modes
+from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer
@@ -114,12 +114,8 @@ def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
 
 
 def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
-    set_modes(clip.model, prepared.plan, training=True)
-    moving = [
-        name
-        for name, module in clip.model.named_modules()
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.training
-    ]
+    batch_norm = torch.nn.modules.batchnorm._BatchNorm
+    moving = [name for name, module in moving_modules(clip.model, prepared.plan) if isinstance(module, batch_norm)]
     if moving:
         raise InputError(
             f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
@@ -120,7 +121,7 @@ def read_export(path: Path) -> Exported:
     return Exported(clip, facts)
 
 
-def probe(model: nn.Module, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+def probe(model: Any, tokenizer: Callable[[list[str]], Tensor]) -> tuple[Tensor, Tensor]:
     """Normalised features (1, D) of a known picture and a known text, as open_clip's own methods give them."""
     size = model.visual.image_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -132,7 +133,7 @@ def probe(model: nn.Module, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     return image.float().cpu(), text.float().cpu()
 
 
-def fingerprint(model: nn.Module, tokenizer: Tokenizer) -> Fingerprint:
+def fingerprint(model: Any, tokenizer: Tokenizer) -> Fingerprint:
     """The model's fingerprint; the model must be in evaluation mode."""
     image, text = (tuple(round(float(x), 7) for x in features[0, :16]) for features in probe(model, tokenizer))
     return Fingerprint(image, text, tokenizer.identity())

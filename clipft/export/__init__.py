@@ -1,0 +1,7 @@
+"""A run's model as files that plain open_clip loads; `clipft.load` reads them, and runs, back."""
+
+from __future__ import annotations
+
+from clipft.export.write import Written, export, load
+
+__all__ = ["Written", "export", "load"]

@@ -1,0 +1,180 @@
+"""The files of an export, each written and then read back by open_clip and compared with the run's model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from clipft.errors import ClipftError
+from clipft.export.read import CLASSIFIER, FACTS, WEIGHTS, Facts, fingerprint, probe
+from clipft.model import textencoder
+from clipft.model.build import ClipModel
+from clipft.model.recipe import OPEN_CLIP_CONFIG
+from clipft.model.saved import SavedModel
+from clipft.model.tokenizer import KNOWN_TEXT
+
+STATE_DICT = "open_clip_model.pt"
+SAME = 1e-6
+"""How far a normalised feature of the exported model may be from the run's."""
+
+# What a Hugging Face tokenizer and the three supported text encoders may be made of; weights are in ours.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
+
+
+def _state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The open_clip model's own tensors: without the classifier, which it has no place for."""
+    tensors = model.state_dict()
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if not name.startswith("classifier.")}
+
+
+def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float:
+    """Write and check a folder that open_clip reads by local-dir:.
+
+    Args:
+        partial: where to write.
+        out: where it will lie in the end; the config names it.
+        saved: the run's model, in evaluation mode.
+        run: the run, as the user named it.
+
+    Returns:
+        The largest difference between a normalised feature of the run's model and of what open_clip loaded.
+
+    Raises:
+        ClipftError: open_clip reads it back as another model, tokenizer or preprocessing.
+    """
+    clip = saved.clip
+    save_file(_state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
+    config = {"model_cfg": _model_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
+    _write_json(partial / OPEN_CLIP_CONFIG, config)
+    _copy_text_encoder(clip, partial)
+    _write_json(partial / FACTS, _facts(saved, run, _write_classifier(partial, saved)).to_json())
+    text_cfg = {**config["model_cfg"]["text_cfg"]}
+    if "hf_model_name" in text_cfg:  # not yet where its config says
+        text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
+    with _quiet():
+        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{partial}")
+    return _compare(clip, again, tokenizer)
+
+
+def _model_cfg(clip: ClipModel, out: Path) -> dict[str, Any]:
+    """The model's config; its Hugging Face names are the folder that it will lie in."""
+    cfg = plain(clip.model_cfg)
+    for name in ("hf_model_name", "hf_tokenizer_name"):
+        if cfg["text_cfg"].get(name):
+            cfg["text_cfg"][name] = str(out.resolve())
+    return cfg
+
+
+def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
+    """The Hugging Face files that open_clip needs beside the weights: the encoder's config, the tokenizer's own."""
+    text_cfg = clip.model_cfg["text_cfg"]
+    if name := text_cfg.get("hf_model_name"):
+        source = textencoder.find_folder(name, f"hf_model_name {name}")
+        encoder = json.loads((source / textencoder.CONFIG).read_text(encoding="utf-8"))
+        # transformers would build the tower in the type its own weights once had; ours are float32
+        dtypes = {key: "float32" for key in ("dtype", "torch_dtype") if key in encoder}
+        _write_json(folder / textencoder.CONFIG, encoder | dtypes)
+    if name := text_cfg.get("hf_tokenizer_name"):
+        source = textencoder.tokenizer_folder(name, f"hf_tokenizer_name {name}")
+        for file in _TOKENIZER_FILES:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, folder / file)
+
+
+def _write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
+    """The linear head where the run trained one; returns its settings."""
+    settings: dict[str, Any] | None = saved.state["classifier"]
+    if settings is None:
+        return None
+    classifier = saved.clip.model.get_submodule("classifier")
+    save_file({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, folder / CLASSIFIER)
+    classes, width = classifier.get_parameter("weight").shape
+    return {**settings, "num_classes": classes, "width": width}
+
+
+def _facts(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> Facts:
+    clip, state = saved.clip, saved.state
+    return Facts(
+        run=str(Path(run).expanduser().resolve()),
+        step=saved.step,
+        epoch=state["epoch"],
+        model=clip.name,
+        base=clip.base,
+        classes=saved.classes,
+        templates=saved.templates,
+        class_names=saved.config.data.class_names,
+        loss=state["loss"],
+        features=state["features"],
+        classifier=classifier,
+        logit_scale=float(clip.model.get_parameter("logit_scale").detach().exp()),
+        metrics=state["metrics"],
+        fingerprint=fingerprint(clip.model, clip.tokenizer),
+    )
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it: open_clip's settings are tuples in Python and lists in its files."""
+    read: dict[str, Any] = json.loads(json.dumps(values))
+    return read
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_state_dict(partial: Path, clip: ClipModel) -> float:
+    """Write and check the file; returns the largest difference (0: the tensors are the same)."""
+    tensors = _state_dict(clip.model)
+    torch.save(tensors, partial / STATE_DICT)
+    again = torch.load(partial / STATE_DICT, weights_only=True)
+    if tensors.keys() != again.keys() or not all(torch.equal(again[name], tensor) for name, tensor in tensors.items()):
+        raise ClipftError(f"{STATE_DICT}: does not read back as it was written; try another disk")
+    return 0.0
+
+
+def _compare(clip: ClipModel, again: Any, tokenizer: Any) -> float:
+    if not torch.equal(tokenizer([KNOWN_TEXT]), clip.tokenizer([KNOWN_TEXT])):
+        raise ClipftError(
+            f"open_clip {open_clip.__version__} reads the export's tokenizer otherwise; nothing was written"
+        )
+    if plain(again.visual.preprocess_cfg) != plain(clip.preprocess_cfg):
+        raise ClipftError(f"open_clip {open_clip.__version__} prepares images otherwise; nothing was written")
+    ours, theirs = probe(clip.model, clip.tokenizer), probe(again.eval(), clip.tokenizer)
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    if not difference <= SAME:
+        raise ClipftError(
+            f"open_clip {open_clip.__version__} loads the export, but its features differ from the run's by "
+            f"{difference:.1g}, more than {SAME:g}: nothing was written"
+        )
+    return difference
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's log lines."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,163 @@
+"""A run's model as files that plain open_clip loads, and `clipft.load`, which also loads runs.
+
+What is written is loaded back by open_clip itself and its features compared with the run's before the folder appears.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import open_clip
+from open_clip.transform import PreprocessCfg
+from PIL import Image
+from torch import Tensor, nn
+
+from clipft.errors import ClipftError, InputError
+from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
+from clipft.export.read import CLASSIFIER, is_export, read_export
+from clipft.model.build import ClipModel
+from clipft.model.recipe import OPEN_CLIP_CONFIG
+from clipft.model.saved import Which, load_saved
+from clipft.model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export wrote.
+
+    Args:
+        path: the folder, or the file of a bare state dict.
+        files: the names in it, with their sizes in bytes.
+        difference: the largest difference between a normalised feature of the run and of the export.
+        load: Python lines that load it.
+        notes: what to know.
+    """
+
+    path: Path
+    files: dict[str, int]
+    difference: float
+    load: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Tokenizer]:
+    """A run, a checkpoint or an exported model as `model, preprocess, tokenizer`, ready to encode.
+
+    The model is open_clip's own, in evaluation mode; a run's linear head, where it trained one, is `model.classifier`.
+    """
+    folder = Path(path).expanduser()
+    clip = read_export(folder).clip if is_export(folder) else load_saved(folder).clip
+    return clip.model.eval(), clip.preprocess, clip.tokenizer
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    which: Which | None = None,
+    to: Literal["open_clip", "pt"] = "open_clip",
+    force: bool = False,
+) -> Written:
+    """Write a run's model for use elsewhere.
+
+    Args:
+        run: a run or a checkpoint.
+        out: the folder to write; for `pt` a folder or a file that ends in .pt.
+        which: a run's best or last checkpoint.
+        to: `open_clip` is a folder that open_clip loads by local-dir:, `pt` a bare state dict.
+        force: replace an earlier export there.
+
+    Raises:
+        InputError: `run` is no run, or there is something at `out` already.
+        ClipftError: the disk is full, or the export does not answer as the run does.
+    """
+    out = Path(out).expanduser()
+    file = out if to == "pt" and out.suffix == ".pt" else None
+    _refuse_to_overwrite(file or out, force)
+    saved = load_saved(Path(run).expanduser(), which)
+    saved.clip.model.eval()
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir(parents=True)
+        difference = (
+            write_state_dict(partial, saved.clip) if to == "pt" else write_folder(partial, out, saved, str(run))
+        )
+        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        if file is not None:
+            (partial / STATE_DICT).replace(file)
+        else:
+            _move(partial, out)
+    except OSError as error:
+        raise ClipftError(f"{out}: could not be written ({error}); nothing was left there") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if to == "pt":
+        return Written(file or out, sizes, difference, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
+    return Written(out, sizes, difference, *_describe_folder(saved.clip, out))
+
+
+def _refuse_to_overwrite(out: Path, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    ours = out.suffix == ".pt" if out.is_file() else is_export(out) or (out / STATE_DICT).is_file()
+    if not ours:
+        raise InputError(f"--out: {out} holds something that is no export; name another folder")
+    if not force:
+        raise InputError(f"--out: {out} holds an export already; name another folder, or add --force to replace it")
+
+
+def _move(partial: Path, out: Path) -> None:
+    """Put the finished folder in its place; an old one stays until then."""
+    old = partial.with_name(f"{partial.name}.old")
+    if out.exists():
+        out.rename(old)
+    partial.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _registered(clip: ClipModel) -> bool:
+    """Whether open_clip builds the same model from its name alone."""
+    return clip.name in open_clip.list_models() and plain(open_clip.get_model_config(clip.name)) == plain(
+        clip.model_cfg
+    )
+
+
+def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The lines that load a folder, and what to know about it."""
+    lines = (
+        f'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{out}")',
+        f'tokenizer = open_clip.get_tokenizer("local-dir:{out}")',
+        f'model, preprocess, tokenizer = clipft.load("{out}")',
+    )
+    notes = []
+    if not _registered(clip):
+        notes.append(f"{clip.name} is none of open_clip's registered names: it is loaded by local-dir:")
+    elif plain(clip.preprocess_cfg) != plain(asdict(PreprocessCfg(size=clip.preprocess_cfg["size"]))):
+        notes.append(
+            f"by create_model(\"{clip.name}\", pretrained=FILE) images get OpenAI's preprocessing, not this model's: "
+            "take preprocess from the local-dir: form"
+        )
+    if clip.model_cfg["text_cfg"].get("hf_model_name"):
+        notes.append(
+            f"open_clip looks for the text encoder's config.json in {out.resolve()}; if you move the folder, write the "
+            f"new place into text_cfg.hf_model_name of {OPEN_CLIP_CONFIG} (clipft.load finds it by itself)"
+        )
+    if hasattr(clip.model, "classifier"):
+        notes.append(f"open_clip leaves {CLASSIFIER} aside; clipft.load gives it as model.classifier")
+    return lines, tuple(notes)
+
+
+def _describe_state_dict(clip: ClipModel, file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The line that loads a bare state dict, and what it leaves out."""
+    notes = []
+    if not _registered(clip):
+        notes.append(f"{clip.name} is none of open_clip's registered names: building it needs the folder form too")
+    if hasattr(clip.model, "classifier"):
+        notes.append("a bare state dict leaves the classifier out: the folder form has it")
+    arch = clip.name if _registered(clip) else "ARCH"
+    return (f'model = open_clip.create_model("{arch}", pretrained="{file}")',), tuple(notes)

@@ -1,0 +1,216 @@
+"""The freeze rules: which parameters train and why, decided once as a pure plan that everything else obeys.
+
+Of a tower's three keys the first that is set wins: freeze_pattern, freeze_layers, freeze_backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from torch import nn
+
+from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
+from clipft.errors import InputError
+from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line
+from clipft.model.patterns import matches_nothing, names_matching
+from clipft.model.plan import ParameterPlan, Plan, Shape
+from clipft.model.rates import rates
+from clipft.model.standstill import apply_plan, frozen_hashes, set_modes
+from clipft.model.tower import NOT_IN_LOSS, Tower, owners
+
+__all__ = ["apply_plan", "frozen_hashes", "make_plan", "set_modes"]
+
+_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
+_SCALES = ("logit_scale", "logit_bias")
+
+
+def make_plan(
+    model: nn.Module,
+    image: Tower,
+    text: Tower,
+    *,
+    name: str,
+    config: ModelConfig,
+    loss: str,
+    features: str,
+    optim: OptimConfig,
+) -> Plan:
+    """Decide for every parameter whether it trains, why, and at which rate.
+
+    Args:
+        model: on any device, with its classifier where the loss has one.
+        name: what the user called the model.
+        loss: contrastive, siglip or classifier.
+        features: what a classifier sees, projected or pooled.
+        optim: rates and decay.
+
+    Raises:
+        InputError: a pattern matches nothing, a depth is exceeded, or nothing trains (P17).
+    """
+    places = owners(model, image, text)
+    shapes = {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}
+    decided = {
+        "image": _decide(image, config.image, shapes, projects=loss != "classifier" or features == "projected"),
+        "text": _decide(text, config.text, shapes) if loss != "classifier" else _unreached(text, config.text, shapes),
+    }
+    heads = _scale_rules(places, config.logit_scale, loss)
+    rules = {**decided["image"].rules, **decided["text"].rules, **heads}
+    trainable = {n: shape for n, shape in shapes.items() if n not in rules}
+    lines = {tower: decision.line for tower, decision in decided.items()}
+    head_to_come = loss == "classifier" and not hasattr(model, "classifier")
+    if not trainable and not head_to_come:
+        raise InputError(_nothing_trains(lines))
+    return Plan(
+        name,
+        lines,
+        _parameters(shapes, places, rules, image.tables | text.tables, config, optim),
+        (*decided["image"].notes, *decided["text"].notes, *_head_notes(heads, trainable, loss)),
+    )
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What is frozen in one tower: the rule of each such parameter, the report's line, further sentences."""
+
+    rules: Mapping[str, str]
+    line: str
+    notes: tuple[str, ...]
+
+
+def _decide(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape], *, projects: bool = True) -> _Decision:
+    """Apply a tower's keys.
+
+    Args:
+        projects: whether the loss sees the tower's projection.
+    """
+    frozen = _by_keys(tower, section)
+    projection = [n for n in tower.names() if tower.group_of(n) == "projection"]
+    rules = {**tower.untrained, **dict.fromkeys(frozen.names, frozen.rule)}
+    line = line_of(tower, frozen, shapes) + ignored_keys(section, _set_keys(section)[1:])
+    notes = [f"{n} does not train: {rule}" for n, rule in tower.untrained.items()]
+    notes += parts_taken(tower, frozen)
+    if not projection:
+        notes.append("this tower has no projection" + ("; projection: freeze ignored" if _freezes(section) else ""))
+        line += "; projection: freeze ignored, there is none" if _freezes(section) else ""
+    elif not projects:
+        notes.append(f"the projection is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
+        rules |= dict.fromkeys(projection, NOT_IN_LOSS)
+    elif _freezes(section):
+        rules |= dict.fromkeys(projection, "projection: freeze")
+    return _Decision(rules, line, tuple(f"{tower.name}: {note}" for note in notes))
+
+
+def _unreached(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape]) -> _Decision:
+    """A tower that the loss does not look at; its keys must make sense all the same."""
+    _by_keys(tower, section)
+    line = unreached_line(tower, shapes) + ignored_keys(section, _set_keys(section))
+    return _Decision(dict.fromkeys(tower.names(), NOT_IN_LOSS), line, ())
+
+
+def _by_keys(tower: Tower, section: TowerConfig) -> Frozen:
+    """What the first freeze key that is set takes of the backbone."""
+    names = tower.backbone_names()
+    if section.freeze_pattern is not None:
+        whole = section.freeze_pattern == "all"
+        taken = names if whole else _matching(tower, section.freeze_pattern)
+        return Frozen(taken, f"freeze_pattern: {section.freeze_pattern!r}", "all" if whole else "pattern")
+    if section.freeze_layers is not None:
+        layers = section.freeze_layers
+        kind = "all" if layers == -1 else "layers"
+        return Frozen(_first_layers(tower, layers), f"freeze_layers: {layers}", kind, max(layers, 0))
+    if section.freeze_backbone:
+        return Frozen(names, "freeze_backbone: true", "all")
+    return Frozen((), "", "none")
+
+
+def _matching(tower: Tower, pattern: str) -> tuple[str, ...]:
+    """Backbone parameters whose name inside the backbone the pattern matches."""
+    key = f"model.{tower.name}.freeze_pattern"
+    inner = {tower.inner(name): name for name in tower.backbone_names()}
+    taken = names_matching(pattern, list(inner), key=key)
+    if not taken:
+        # with the pattern in place the listing would stop at this very error
+        hint = f"Every name: clipft freeze-report CONFIG --all --set {key}=null"
+        raise InputError(f"{matches_nothing(pattern, list(inner), key=key, where='names of this backbone')}. {hint}")
+    return tuple(inner[name] for name in taken)
+
+
+def _first_layers(tower: Tower, layers: int) -> tuple[str, ...]:
+    """The embeddings and the first blocks; the whole backbone for -1, nothing for 0."""
+    if not -1 <= layers <= tower.depth:
+        raise InputError(
+            f"model.{tower.name}.freeze_layers: {layers} is out of range: this {tower.family} tower has {tower.depth} "
+            f"blocks; write 0 to {tower.depth}, or -1 for the whole backbone"
+        )
+    if layers <= 0:
+        return tower.backbone_names() if layers == -1 else ()
+    groups = {"embeddings", *(f"block {i}" for i in range(layers))}
+    return tuple(name for name in tower.backbone_names() if tower.group_of(name) in groups)
+
+
+def _scale_rules(places: Mapping[str, tuple[str, str]], config: LogitScaleConfig, loss: str) -> dict[str, str]:
+    """Why logit_scale and logit_bias are frozen, where they are."""
+    unseen = {"classifier": _SCALES, "contrastive": ("logit_bias",), "siglip": ()}[loss]
+    rules = {}
+    for name, (_, group) in places.items():
+        if group in unseen:
+            rules[name] = NOT_IN_LOSS
+        elif group in _SCALES and not config.train:
+            rules[name] = "logit_scale.train: false"
+    return rules
+
+
+def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -> list[str]:
+    """What a person may not expect of the heads."""
+    notes = []
+    if heads.get("logit_bias") == NOT_IN_LOSS and loss == "contrastive":  # P23
+        notes.append(
+            f"logit_bias is frozen: a contrastive loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has"
+        )
+    if set(trainable) and set(trainable) <= set(_SCALES):
+        notes.append(f"nothing but {' and '.join(sorted(trainable))} trains: no feature will change")
+    return notes
+
+
+def _parameters(
+    shapes: Mapping[str, Shape],
+    places: Mapping[str, tuple[str, str]],
+    rules: Mapping[str, str],
+    tables: frozenset[str],
+    config: ModelConfig,
+    optim: OptimConfig,
+) -> tuple[ParameterPlan, ...]:
+    """All that is decided, parameter by parameter."""
+    trainable = {n: shape for n, shape in shapes.items() if n not in rules}
+    rate = rates(trainable, places, tables, model=config, optim=optim)
+    return tuple(
+        ParameterPlan(
+            name,
+            *places[name],
+            shape=shape,
+            numel=prod(shape),
+            trainable=name in trainable,
+            rule=rules.get(name, ""),
+            lr=rate[name].lr if name in trainable else None,
+            weight_decay=rate[name].weight_decay if name in trainable else None,
+        )
+        for name, shape in shapes.items()
+    )
+
+
+def _nothing_trains(lines: Mapping[str, str]) -> str:
+    said = "; ".join(f"{tower} {line}" for tower, line in lines.items())
+    return (
+        f"model: nothing trains ({said}; projections and logit_scale are frozen too). Leave a projection at "
+        "projection: train, or freeze fewer blocks"
+    )
+
+
+def _set_keys(section: TowerConfig) -> list[str]:
+    return [key for key in _KEYS if getattr(section, key) is not None]
+
+
+def _freezes(section: TowerConfig) -> bool:
+    return section.projection == "freeze"

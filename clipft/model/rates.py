@@ -1,0 +1,94 @@
+"""Learning rate and weight decay of each trainable parameter, and the optimiser's groups made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from clipft.config.schema import ModelConfig, OptimConfig, resolve_rate
+from clipft.errors import InputError
+from clipft.model.patterns import matches_nothing, names_matching
+from clipft.model.plan import Plan, Shape
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A parameter's learning rate and weight decay."""
+
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters of one rate and one decay, by name, in the model's order."""
+
+    lr: float
+    weight_decay: float
+    names: tuple[str, ...]
+
+
+def rates(
+    trainable: Mapping[str, Shape],
+    places: Mapping[str, tuple[str, str]],
+    tables: frozenset[str],
+    *,
+    model: ModelConfig,
+    optim: OptimConfig,
+) -> dict[str, Rate]:
+    """The rate and decay of each trainable parameter.
+
+    Args:
+        trainable: names and shapes of what trains.
+        places: the tower and group of each.
+        tables: token, position and class embeddings, which get no decay.
+
+    Raises:
+        InputError: a pattern of `optim.groups` matches nothing that trains.
+    """
+    found = {
+        name: Rate(_lr(*places[name], model, optim), 0.0 if _undecayed(name, shape, tables) else optim.weight_decay)
+        for name, shape in trainable.items()
+    }
+    names = list(trainable)
+    for i, group in enumerate(optim.groups):
+        key = f"optim.groups[{i}].pattern"
+        taken = names_matching(group.pattern, names, key=key)
+        if not taken:
+            raise InputError(_takes_nothing(group.pattern, names, list(places), key))
+        for name in taken:  # later groups come later: the last pattern that matches rules
+            lr = found[name].lr if group.lr is None else resolve_rate(group.lr, optim.lr)
+            decay = found[name].weight_decay if group.weight_decay is None else group.weight_decay
+            found[name] = Rate(lr, decay)
+    return found
+
+
+def groups(plan: Plan) -> tuple[ParameterGroup, ...]:
+    """The optimiser's groups: each trainable parameter in exactly one (P32), frozen ones in none (P15)."""
+    found: dict[Rate, list[str]] = {}
+    for parameter in plan.trainable:
+        if parameter.lr is None or parameter.weight_decay is None:
+            raise ValueError(f"{parameter.name} trains without a rate")
+        found.setdefault(Rate(parameter.lr, parameter.weight_decay), []).append(parameter.name)
+    return tuple(ParameterGroup(rate.lr, rate.weight_decay, tuple(names)) for rate, names in found.items())
+
+
+def _lr(tower: str, group: str, model: ModelConfig, optim: OptimConfig) -> float:
+    heads = resolve_rate(optim.lr_heads, optim.lr)
+    if group in ("logit_scale", "logit_bias"):
+        return heads if model.logit_scale.lr is None else resolve_rate(model.logit_scale.lr, optim.lr)
+    if group in ("projection", "classifier"):
+        return heads
+    return resolve_rate((model.image if tower == "image" else model.text).lr, optim.lr)
+
+
+def _undecayed(name: str, shape: Shape, tables: frozenset[str]) -> bool:
+    """Biases, norms, scales (all of them vectors or single numbers) and embeddings are never pulled to zero (P31)."""
+    return len(shape) <= 1 or name in tables
+
+
+def _takes_nothing(pattern: str, trainable: Sequence[str], names: Sequence[str], key: str) -> str:
+    if frozen := names_matching(pattern, names, key=key):
+        count = f"{len(frozen)} parameters, all of them frozen" if len(frozen) > 1 else "one parameter, which is frozen"
+        return f"{key}: {pattern!r} matches {count}; {frozen[0]} has no rate to set"
+    return matches_nothing(pattern, trainable, key=key, where="parameters that train")

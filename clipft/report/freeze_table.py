@@ -1,0 +1,184 @@
+"""The freeze report: what trains, why, at which rate and at what cost, in 80 columns and without need of colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from rich.console import Console
+from rich.text import Text
+
+from clipft.model.describe import backward_reach, memory
+from clipft.model.plan import ParameterPlan, Plan, block_number
+from clipft.report.amounts import counted, in_bytes, share
+
+_HEADINGS = ("part", "tensors", "parameters", "trainable", "lr", "share / why")
+_INDENT = 7  # of what is said about a tower
+
+
+def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: str) -> None:
+    """The lines a tower, the table by part, memory and the reach of a step.
+
+    Args:
+        base: one phrase for the weights that training starts from.
+        optimizer: adamw, adam or sgd.
+    """
+    totals = plan.totals()
+    names = dict.fromkeys((plan.model, base))  # a local-dir: is its own base
+    console.print(Text(" · ".join([*names, f"{counted(totals['parameters'])} parameters"]), style="bold"))
+    console.print()
+    for tower, line in plan.lines.items():
+        for row in _wrapped(tower, line, console.width):
+            console.print(Text(row))
+    for note in plan.notes:
+        _say(console, "note", note, style="yellow")
+    console.print()
+    _print_table(_rows(plan), console)
+    console.print()
+    cost = memory(plan, optimizer)
+    sizes = {"weights": cost.weights, "gradients": cost.gradients, "optimiser": cost.optimizer}
+    _say(console, "memory", " · ".join(f"{what} {in_bytes(size)}" for what, size in sizes.items()))
+    _say(console, "a step", backward_reach(plan))
+
+
+def print_every_parameter(plan: Plan, console: Console) -> None:
+    """Every parameter with its shape, state and rule: a heading for each rule in each part, a line a parameter."""
+    for (tower, group), parameters in plan.groups().items():
+        part = group if tower == "heads" else f"{tower} {group}"
+        for why in dict.fromkeys(map(_why, parameters)):
+            console.print(Text(f"{part} · {why}", style="bold"), soft_wrap=True)
+            for parameter in (p for p in parameters if _why(p) == why):
+                line = f"{_state(parameter):<7} {parameter.name}  {shape_words(parameter.shape)}"
+                console.print(Text(line, style="" if parameter.trainable else "dim"), soft_wrap=True)
+    if any(p.weight_decay == 0 for p in plan.trainable):
+        console.print("* without weight decay")
+
+
+def rate(lr: float | None) -> str:
+    """A learning rate with no more digits than it needs: 1e-05, 3.5e-06; `-` for none."""
+    if lr is None:
+        return "-"
+    mantissa, exponent = f"{lr:.3e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def shape_words(shape: Sequence[int]) -> str:
+    """A shape as 768 x 512; a single number is `scalar`."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table; a heading has no cells."""
+
+    part: str
+    cells: tuple[str, ...] = ()
+    style: str = ""
+    why: str = ""
+
+
+def _rows(plan: Plan) -> list[_Row]:
+    """The parts of each tower, equal consecutive blocks as one, then the heads and the total."""
+    total = plan.totals()
+    rows = []
+    by_tower = groupby(plan.groups().items(), key=lambda item: item[0][0])
+    for tower, items in by_tower:
+        parts = _folded([(group, parameters) for (_, group), parameters in items])
+        if tower != "heads":
+            rows.append(_Row(f" {tower}", style="bold"))
+        indent = " " if tower == "heads" else "   "
+        rows += [_row(f"{indent}{part}", parameters, total["parameters"]) for part, parameters in parts]
+    trains = share(total["trainable"], total["parameters"])
+    cells = (counted(len(plan.parameters)), counted(total["parameters"]), counted(total["trainable"]), "")
+    return [*rows, _Row(" total", cells, "bold", f"{trains} trains")]
+
+
+def _folded(
+    parts: Iterable[tuple[str, tuple[ParameterPlan, ...]]],
+) -> list[tuple[str, tuple[ParameterPlan, ...]]]:
+    """Consecutive blocks in the same state as one part, `blocks 0-9`."""
+    folded = []
+    for key, run in groupby(parts, key=lambda part: _fold_key(*part)):
+        same = list(run)
+        first, last = same[0][0], same[-1][0]
+        name = first if first == last else f"blocks {block_number(first)}-{block_number(last)}"
+        folded.append((name if key else first, tuple(p for _, parameters in same for p in parameters)))
+    return folded
+
+
+def _fold_key(group: str, parameters: tuple[ParameterPlan, ...]) -> object:
+    """Equal for blocks that may share a line: how many of their tensors train, by which rules, at which rates."""
+    if block_number(group) is None:
+        return group
+    training = sum(p.trainable for p in parameters)
+    how_many = "all" if training == len(parameters) else "none" if not training else (training, len(parameters))
+    return how_many, frozenset(map(_why, parameters))
+
+
+def _row(part: str, parameters: tuple[ParameterPlan, ...], of: int) -> _Row:
+    size = sum(p.numel for p in parameters)
+    trainable = sum(p.numel for p in parameters if p.trainable)
+    rates = sorted({p.lr for p in parameters if p.lr is not None})
+    lr = rate(rates[0] if rates else None) if len(rates) < 2 else "several"
+    rules = sorted({p.rule for p in parameters if p.rule})
+    cells = (counted(len(parameters)), counted(size), counted(trainable) if trainable else "-", lr)
+    why = [share(trainable, of)] if trainable else []
+    return _Row(part, cells, "" if trainable else "dim", " · ".join([*why, *rules]))
+
+
+def _print_table(rows: Sequence[_Row], console: Console) -> None:
+    """Numbers to the right, words to the left; a why too long for the terminal loses its key's value."""
+    part = max(len(_HEADINGS[0]) + 1, *(len(row.part) for row in rows))
+    widths = [max(len(_HEADINGS[i + 1]), *(len(row.cells[i]) for row in rows if row.cells)) for i in range(4)]
+    room = console.width - part - sum(widths) - 2 * 5
+    heading = _Row(f" {_HEADINGS[0]}", _HEADINGS[1:5], "underline" if console.color_system else "", _HEADINGS[5])
+    for row in (heading, *rows):
+        numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(row.cells, widths, strict=bool(row.cells)))
+        line = f"{row.part:<{part}}{numbers}  {_shortened(row.why, room)}".rstrip()
+        console.print(Text(line, style=row.style), soft_wrap=True)
+
+
+def _shortened(why: str, room: int) -> str:
+    if len(why) <= room:
+        return why
+    keys = " · ".join(rule.split(":")[0] for rule in why.split(" · "))
+    return keys if len(keys) <= room else f"{keys[: max(room - 1, 0)]}…"
+
+
+def _why(parameter: ParameterPlan) -> str:
+    """The rule that froze a parameter, or the rate it trains at."""
+    return parameter.rule or f"lr {rate(parameter.lr)}"
+
+
+def _state(parameter: ParameterPlan) -> str:
+    if not parameter.trainable:
+        return "frozen"
+    return "trains*" if parameter.weight_decay == 0 else "trains"
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def _wrapped(tower: str, line: str, width: int) -> list[str]:
+    """A tower's line; where it is too long, what is in brackets goes below, and then what was ignored."""
+    bracket = line.rfind(" (", 0, line.rfind(" parameters)"))  # not a bracket of the pattern's own
+    end = line.find("; ", bracket)
+    cuts = [0, bracket + 1, *([end + 2] if end > 0 else []), len(line)]
+    rows = [""]
+    for start, stop in pairwise(cuts):
+        piece = line[start:stop]
+        if rows[-1] and len(rows[-1] + piece.rstrip()) > width - _INDENT:
+            rows.append("")
+        rows[-1] += piece
+    rows = [row for long in rows for row in textwrap.wrap(long, width - _INDENT, break_on_hyphens=False)]
+    return [f"{tower if i == 0 else '':<{_INDENT}}{row}" for i, row in enumerate(rows)]
+
+
+def _say(console: Console, heading: str, text: str, style: str = "") -> None:
+    for i, row in enumerate(textwrap.wrap(text, console.width - 10, break_on_hyphens=False)):
+        console.print(Text(f" {heading if i == 0 else '':<9}{row}", style=style))

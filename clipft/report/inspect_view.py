@@ -1,0 +1,131 @@
+"""What a model is made of, its two towers side by side, in 80 columns and without need of colour."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from clipft.model.describe import ModelFacts, PartSize
+from clipft.model.facts import TowerFacts
+from clipft.model.plan import block_number
+from clipft.report.amounts import counted
+
+_LABEL = 14  # width of the first column
+_COLUMN = 30  # of a tower's
+
+
+def print_inspection(facts: ModelFacts, console: Console) -> None:
+    """The towers' sizes, the parameters by part, the scale of the logits."""
+    title = f"{facts.name} · {counted(facts.parameters)} parameters · shared space of {counted(facts.image.embed_dim)}"
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print()
+    _print_line(console, "", "image", "text", style="bold")
+    for label, words in _SIZES:
+        image, text = words(facts.image), words(facts.text)
+        if image or text:
+            _print_line(console, label, image or "-", text or "-")
+    console.print()
+    _print_parameters(facts, console)
+    console.print()
+    for line in _scales(facts):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _print_line(console: Console, label: str, image: str, text: str, *, style: str = "") -> None:
+    console.print(Text(f" {label:<{_LABEL}}{image:<{_COLUMN}}{text}".rstrip(), style=style), soft_wrap=True)
+
+
+# --- a tower's sizes -----------------------------------------------------------------------------
+
+
+def _depth(tower: TowerFacts) -> str:
+    if tower.stages is None:
+        return f"{tower.depth} blocks"
+    return f"{tower.depth} stages of {' '.join(map(str, tower.stages))}"
+
+
+def _heads(tower: TowerFacts) -> str:
+    return "" if tower.heads is None else f"{tower.heads} x {tower.head_width}"
+
+
+def _input(tower: TowerFacts) -> str:
+    if tower.image_size is not None:
+        return f"{_by(tower.image_size)} pixels"
+    return f"{tower.context_length} tokens"
+
+
+def _tokens(tower: TowerFacts) -> str:
+    return str(tower.tokens) if tower.image_size is not None and tower.tokens is not None else ""
+
+
+def _sight(tower: TowerFacts) -> str:
+    return "" if tower.causal is None else "causal" if tower.causal else "both ways"
+
+
+def _projection(tower: TowerFacts) -> str:
+    if not tower.projection:
+        return "none"
+    matrices = ", ".join(_by(shape) for shape in tower.projection)
+    return f"{matrices}{' and bias' if tower.projection_bias else ''}"
+
+
+def _by(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+_SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
+    ("family", lambda tower: tower.family),
+    ("depth", _depth),
+    ("width", lambda tower: counted(tower.width)),
+    ("heads", _heads),
+    ("MLP width", lambda tower: "" if tower.mlp_width is None else counted(tower.mlp_width)),
+    ("activation", lambda tower: tower.activation),
+    ("input", _input),
+    ("patch", lambda tower: "" if tower.patch is None else f"{_by(tower.patch)} pixels"),
+    ("tokens", _tokens),
+    ("vocabulary", lambda tower: "" if tower.vocabulary is None else counted(tower.vocabulary)),
+    ("attention", _sight),
+    ("pooling", lambda tower: tower.pooling),
+    ("projection", _projection),
+)
+
+
+# --- parameters by part --------------------------------------------------------------------------
+
+
+def _print_parameters(facts: ModelFacts, console: Console) -> None:
+    image, text = (_sizes(facts.parts, tower) for tower in ("image", "text"))
+    width = max(len(counted(size)) for size in (*image.values(), *text.values()))
+    _print_line(console, "parameters", f"{'image':>{width}}", f"{'text':>{width}}", style="bold")
+    for label in _ROWS:
+        if label in image or label in text:
+            cells = [counted(sizes[label]) if label in sizes else "-" for sizes in (image, text)]
+            _print_line(console, label, *(f"{c:>{width}}" for c in cells), style="bold" if label == "total" else "")
+
+
+_ROWS = ("embeddings", "blocks", "  each", "norm", "pooling", "projection", "total")
+
+
+def _sizes(parts: Sequence[PartSize], tower: str) -> dict[str, int]:
+    """How many numbers each part of a tower holds, its blocks together and, where they are alike, each."""
+    own = [part for part in parts if part.tower == tower]
+    blocks = [part.parameters for part in own if block_number(part.group) is not None]
+    sizes = {part.group: part.parameters for part in own if block_number(part.group) is None}
+    alike = {"  each": blocks[0]} if len(set(blocks)) == 1 else {}
+    return {**sizes, "blocks": sum(blocks), **alike, "total": sum(part.parameters for part in own)}
+
+
+# --- heads ---------------------------------------------------------------------------------------
+
+
+def _scales(facts: ModelFacts) -> list[str]:
+    """logit_scale with its exponential, and logit_bias; without weights they are initial values, and it is said."""
+    initial = " · initial value, weights bring their own" if facts.initial else ""
+    scale = f"{facts.logit_scale:.3f}, and exp(logit_scale) {math.exp(facts.logit_scale):.2f}"
+    lines = [f" {'logit_scale':<{_LABEL}}{scale}{initial}"]
+    if facts.logit_bias is not None:
+        lines.append(f" {'logit_bias':<{_LABEL}}{facts.logit_bias:g}{initial}")
+    return lines

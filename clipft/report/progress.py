@@ -1,0 +1,17 @@
+"""How far a measurement has come: a line that goes away again, on a terminal only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.progress import track
+
+from clipft.data.batches import Batch
+from clipft.report.console import talk
+
+
+def show_progress(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
+    """A Watch (evaluate.measure) for the terminal; elsewhere, and for a few batches, it says nothing."""
+    console = talk()
+    hidden = not console.is_terminal or total < 3
+    return track(batches, " looking at images", total, console=console, transient=True, disable=hidden)

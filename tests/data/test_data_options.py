@@ -1,0 +1,55 @@
+"""`--data` on the command line is a source in one word."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipft.config.schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
+from clipft.data.sources import parse_data_option
+from clipft.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("folder:my/test", FolderSource(folder="my/test")),
+        ("folder:C:/odd, name", FolderSource(folder="C:/odd, name")),
+        ("sidecar:DIR", SidecarSource(sidecar="DIR")),
+        ("builtin:hands", HandsSource(builtin="hands")),
+        (
+            "builtin:hands,count=5,size=32,label=side,seed=2",
+            HandsSource(builtin="hands", count=5, size=32, label="side", seed=2),
+        ),
+        ("builtin:hands,label=", HandsSource(builtin="hands", label=None)),
+        (
+            "table:a.csv,image=filepath,caption=title,split=test",
+            TableSource(table="a.csv", image="filepath", caption="title", split="split=test"),
+        ),
+        (
+            "table:a.csv,caption=a {kind}, old,split=fold=3,label=kind",
+            TableSource(table="a.csv", caption="a {kind}, old", split="fold=3", label="kind"),
+        ),
+    ],
+)
+def test_a_word_is_a_source(text: str, source: Source) -> None:
+    assert parse_data_option(text) == source
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("my/test", "expected folder:DIR, table:FILE"),
+        ("folder:", "expected folder:DIR"),
+        ("zip:a.zip", "found 'zip:a.zip'"),
+        ("table:a.csv", "caption: name "),
+        ("table:a.csv,captoin=x", "table has no 'captoin'; did you mean caption?"),
+        ("folder:a,label=x", "folder has no 'label'"),
+        ("builtin:feet", "builtin: Input should be 'hands'"),
+        ("builtin:hands,count=many", "count: Input should be a valid integer"),
+        ("builtin:hands,count=0", "count: "),
+    ],
+)
+def test_a_mistake_is_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(InputError, match="--data: ") as caught:
+        parse_data_option(text)
+    assert words in str(caught.value)

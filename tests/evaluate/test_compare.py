@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from clipft.config.dump import dump_config
+from clipft.config.schema import Config, FolderSource
+from clipft.errors import InputError
+from clipft.evaluate.compare import Evaluation, evaluate_target
+from clipft.evaluate.target import open_target
+from clipft.export import export
+from clipft.report.evaluation_table import evaluation_table
+
+CPU = torch.device("cpu")
+
+
+def evaluate(name: object, folder: Path | None = None, **options: Any) -> Evaluation:
+    data = None if folder is None else FolderSource(folder=str(folder))
+    return evaluate_target(str(name), data, device=CPU, workers=0, **options)
+
+
+def lines_of(evaluation: Evaluation, width: int = 80) -> list[str]:
+    console = Console(width=width, file=None, record=True, color_system=None)
+    with console.capture() as capture:
+        console.print(evaluation_table(evaluation))
+    return capture.get().splitlines()
+
+
+def test_a_run_is_measured_beside_its_base(tiny_native: Path, tiny_photos: Path, make_run: Any) -> None:
+    run = make_run(tiny_native)
+    found = evaluate(run, tiny_photos)
+    assert found.base is not None
+    assert found.tuned is not None
+    assert found.base.figures().keys() == found.tuned.figures().keys()
+    assert found.base.losses != found.tuned.losses
+    alone = evaluate(f"local-dir:{tiny_native}", tiny_photos).base
+    assert alone is not None
+    assert found.tuned.prompts[0] == "a blue square."
+    content = json.loads(json.dumps(found.to_json()))
+    assert content["base"]["zero_shot_top1"] == found.base.metrics["zero_shot_top1"]
+    assert content["tuned"]["nll"] == found.tuned.losses["nll"]
+
+
+def test_without_data_the_runs_own_validation_rows_are_taken(tiny_native: Path, make_run: Any) -> None:
+    found = evaluate(make_run(tiny_native), with_base=False)
+    assert found.base is None
+    assert found.tuned is not None
+    assert found.tuned.counts["rows"] == 3
+    assert "held out" in found.tuned.data
+
+
+def test_training_rows_are_said_to_be_none_to_judge_by(tiny_native: Path, tiny_photos: Path, make_run: Any) -> None:
+    """P56: figures on the rows that the run trained on carry a note."""
+    found = evaluate(make_run(tiny_native), tiny_photos, with_base=False)
+    assert any("no held-out figures" in note for note in found.notes)
+
+
+def test_a_config_gives_its_base_alone(tiny_native: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"model": {"name": f"local-dir:{tiny_native}"}, "data": {"train": {"folder": str(tiny_photos)}, "val": 0.5}}
+    )
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    found = evaluate(file)
+    assert found.tuned is None
+    assert found.base is not None
+    assert found.to_json()["tuned"] is None
+
+
+def test_classes_are_matched_by_name_across_splits(
+    tiny_native: Path, tiny_photos: Path, tmp_path: Path, make_run: Any
+) -> None:
+    """P60: a test folder that lacks a class is measured among all the run's classes, in the run's order."""
+    run = make_run(tiny_native, loss="classifier")
+    for name in ("red", "green"):
+        shutil.copytree(tiny_photos / name, tmp_path / name)
+    found = evaluate(run, tmp_path, with_base=False).tuned
+    whole = evaluate(run, tiny_photos, with_base=False).tuned
+    assert found is not None
+    assert whole is not None
+    assert found.counts["classes"] == 3
+    assert found.counts["classes_measured"] == 2
+    target = open_target(str(run))
+    assert target.classes == ("blue", "green", "red")
+    assert target.classifier is not None
+
+    shutil.copytree(tiny_photos / "red", tmp_path / "purple")
+    with pytest.raises(InputError, match="purple"):
+        evaluate(run, tmp_path, with_base=False)
+
+
+def test_other_classes_are_measured_among_themselves_by_prompts(
+    tiny_native: Path, tiny_photos: Path, tmp_path: Path, make_run: Any
+) -> None:
+    shutil.copytree(tiny_photos / "red", tmp_path / "apple")
+    shutil.copytree(tiny_photos / "green", tmp_path / "leaf")
+    found = evaluate(make_run(tiny_native), tmp_path, with_base=False)
+    assert found.tuned is not None
+    assert found.tuned.counts["classes"] == 2
+    assert any("apple, leaf" in note for note in found.notes)
+
+
+def test_an_export_measures_as_its_run(tiny_native: Path, tiny_photos: Path, tmp_path: Path, make_run: Any) -> None:
+    """P52: the exported model gives the run's figures, classifier included."""
+    run = make_run(tiny_native, loss="classifier", features="pooled")
+    export(run, tmp_path / "out")
+    of_export, of_run = evaluate(tmp_path / "out", tiny_photos), evaluate(run, tiny_photos, with_base=False)
+    assert of_export.base is None
+    assert of_export.tuned is not None
+    assert of_run.tuned is not None
+    assert of_export.tuned.figures() == pytest.approx(of_run.tuned.figures(), abs=1e-6)
+    assert any("evaluate the run" in note for note in of_export.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/run", "does not exist; expected a run"),
+        ("{file}", "is a file; expected a run"),
+        ("{empty}", "no run of clipft"),
+    ],
+)
+def test_what_is_none_of_these_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "a.txt").write_text("", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=message):
+        open_target(name.format(file=tmp_path / "a.txt", empty=tmp_path / "empty"))
+
+
+def test_a_model_without_data_asks_for_some(tiny_native: Path) -> None:
+    with pytest.raises(InputError, match=r"--data: .* brings no data of its own"):
+        evaluate(f"local-dir:{tiny_native}")
+
+
+def test_the_table_fits_80_columns_and_tells_what_was_measured(
+    tiny_native: Path, tiny_photos: Path, make_run: Any
+) -> None:
+    lines = lines_of(evaluate(make_run(tiny_native), tiny_photos))
+    text = "\n".join(lines)
+    assert max(map(len, lines)) <= 80
+    for wanted in (
+        "12 images · 3 classes · 0 unreadable",
+        '"a blue square."',
+        "base",
+        "tuned",
+        "change",
+        "zero-shot top-1",
+    ):
+        assert wanted in text

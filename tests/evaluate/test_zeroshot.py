@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipft.config.schema import ModelConfig
+from clipft.evaluate.classify import calibration_error, classifier_metrics
+from clipft.evaluate.features import encode_texts, measuring
+from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
+from clipft.model.build import ClipModel, build
+from clipft.model.classifier import Classifier
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_native: Path) -> ClipModel:
+    return build(ModelConfig(name=f"local-dir:{tiny_native}"), seed=0)
+
+
+def unit(count: int, width: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def test_class_embeddings_equal_open_clips(clip: ClipModel) -> None:
+    classes, templates = ["red", "dark blue", "green"], ["a photo of a {}.", "{}", "the colour {} on a wall"]
+    ours = class_embeddings(clip, classes, templates, device=CPU)
+    theirs = open_clip.build_zero_shot_classifier(clip.model, clip.tokenizer, classes, templates).T
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_braces_in_a_class_name_are_letters(clip: ClipModel) -> None:
+    odd = class_embeddings(clip, ["{0} {}"], ["a {}"], device=CPU)
+    torch.testing.assert_close(odd, encode_texts(clip, ["a {0} {}"], device=CPU))
+
+
+def test_equal_texts_are_encoded_once(clip: ClipModel) -> None:
+    seen: list[str] = []
+    own = clip.tokenizer
+
+    def counting(texts: list[str]) -> torch.LongTensor:
+        seen.extend(texts)
+        return own(texts)
+
+    clip.tokenizer = counting  # type: ignore[assignment]
+    try:
+        features = encode_texts(clip, ["a", "b", "a", "a"], device=CPU)
+    finally:
+        clip.tokenizer = own
+    assert seen == ["a", "b"]
+    assert torch.equal(features[0], features[2])
+    assert not torch.equal(features[0], features[1])
+
+
+def test_measuring_leaves_every_module_in_its_mode(clip: ClipModel) -> None:
+    clip.model.train()
+    clip.model.visual.eval()
+    before = {name: module.training for name, module in clip.model.named_modules()}
+    with measuring(clip.model):
+        assert not any(module.training for module in clip.model.modules())
+        assert not torch.is_grad_enabled()
+    assert {name: module.training for name, module in clip.model.named_modules()} == before
+    clip.model.eval()
+
+
+@pytest.mark.parametrize("classes", [4, 9])
+def test_zero_shot_figures_equal_numpys(classes: int) -> None:
+    images, embeddings, scale = unit(300, 8, 0), unit(classes, 8, 1), 12.0
+    labels = torch.randint(classes, (300,), generator=torch.Generator().manual_seed(2))
+    found = zero_shot_metrics(images, embeddings, labels, scale)
+
+    shares, right = softmax(scale * images.numpy().astype(float) @ embeddings.numpy().T.astype(float)), labels.numpy()
+    answers, confidence = shares.argmax(axis=1), shares.max(axis=1)
+    hit = answers == right
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    ece = sum(abs(hit[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins))
+    assert found["zero_shot_top1"] == pytest.approx(hit.mean())
+    assert found["mean_per_class"] == pytest.approx(np.mean([hit[right == c].mean() for c in range(classes)]))
+    assert found["nll"] == pytest.approx(-np.log(shares[np.arange(300), right]).mean(), abs=1e-6)
+    assert found["ece"] == pytest.approx(ece, abs=1e-6)
+    assert found["confident_wrong"] == pytest.approx((confidence[~hit] > 0.9).mean())
+    top5 = (np.argsort(-shares, axis=1)[:, :5] == right[:, None]).any(axis=1).mean()
+    assert found.get("zero_shot_top5") == (pytest.approx(top5) if classes > 5 else None)
+
+
+def test_mean_per_class_is_over_classes_with_rows_and_unlabelled_rows_are_left_out() -> None:
+    embeddings = torch.eye(3)
+    images, labels = embeddings[[0, 0, 0, 1]], torch.tensor([0, 0, 1, -1])
+    found = zero_shot_metrics(images, embeddings, labels, 10.0)
+    assert found["zero_shot_top1"] == pytest.approx(2 / 3)
+    assert found["mean_per_class"] == pytest.approx((1.0 + 0.0) / 2)
+
+
+def test_a_collapsed_model_is_right_about_nothing() -> None:
+    same = F.normalize(torch.ones(7, 4), dim=-1)
+    found = zero_shot_metrics(same, same, torch.arange(7), 100.0)
+    assert found["zero_shot_top1"] == found["zero_shot_top5"] == 0.0
+
+
+def test_calibration_error_is_zero_when_confidence_is_accuracy() -> None:
+    confidences = torch.tensor([0.75, 0.75, 0.75, 0.75], dtype=torch.float64)
+    assert calibration_error(confidences, torch.tensor([True, True, True, False])) == pytest.approx(0)
+    assert calibration_error(torch.ones(4, dtype=torch.float64), torch.zeros(4, dtype=torch.bool)) == 1.0
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_classifier_figures_equal_numpys(cosine: bool) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(4, 8, cosine=cosine, bias=True, scale=9.0)
+    images, labels = unit(100, 8, 0), torch.arange(100) % 4
+    found = classifier_metrics(images, labels, classifier)
+    shares = softmax(classifier(images).detach().numpy())
+    assert found["classifier_top1"] == pytest.approx((shares.argmax(axis=1) == labels.numpy()).mean())
+    assert found["nll"] == pytest.approx(-np.log(shares[np.arange(100), labels]).mean(), abs=1e-5)
+    assert set(found) == {"classifier_top1", "mean_per_class", "nll", "ece", "confident_wrong"}

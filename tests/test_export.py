@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import clipft
+from clipft.errors import ClipftError, InputError
+from clipft.export import export, load
+from clipft.export.read import read_export
+from clipft.model.saved import load_saved
+
+MakeRun = Callable[..., Path]
+
+# Runs without clipft: what anyone with open_clip alone would write.
+PLAIN = """
+import sys, json
+import torch, open_clip
+from PIL import Image
+folder, photo, how = sys.argv[1:4]
+for file in sys.argv[4:]:
+    open_clip.add_model_config(file)
+name = f"local-dir:{folder}" if how == "local-dir" else how
+pretrained = None if how == "local-dir" else folder
+model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+tokenizer = open_clip.get_tokenizer(name)
+model.eval()
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.open(photo).convert("RGB"))[None], normalize=True)
+    text = model.encode_text(tokenizer(["a red square, or 2 of them"]), normalize=True)
+assert "clipft" not in sys.modules
+print(json.dumps([image.tolist(), text.tolist()]))
+"""
+
+
+def plainly(*arguments: object) -> list[torch.Tensor]:
+    """The features of a photo and a text in a clean process."""
+    command = [sys.executable, "-I", "-c", PLAIN, *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    return [torch.tensor(features) for features in json.loads(done.stdout)]
+
+
+def of_run(run: Path, photo: Path) -> list[torch.Tensor]:
+    clip = load_saved(run).clip
+    clip.model.eval()
+    with torch.no_grad():
+        image = clip.model.encode_image(clip.preprocess(Image.open(photo).convert("RGB"))[None], normalize=True)
+        return [image, clip.model.encode_text(clip.tokenizer(["a red square, or 2 of them"]), normalize=True)]
+
+
+def assert_equal(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("base", ["tiny_native", "tiny_timm_bert"])
+def test_plain_open_clip_loads_the_folder(
+    base: str, request: pytest.FixtureRequest, make_run: MakeRun, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """P45, P46: a clean process without clipft gets the run's features, offline, from any working directory."""
+    run, photo = make_run(request.getfixturevalue(base)), tiny_photos / "red" / "0.png"
+    written = export(run, tmp_path / "out")
+    assert written.difference <= 1e-6
+    assert_equal(of_run(run, photo), plainly(tmp_path / "out", photo, "local-dir"))
+
+
+@pytest.fixture
+def registered(tmp_path: Path, tiny_native: Path) -> Iterator[Path]:
+    """A tiny architecture among open_clip's registered names, as `tiny-arch`; the file that says so."""
+    file = tmp_path / "configs" / "tiny-arch.json"
+    file.parent.mkdir()
+    config = json.loads((tiny_native / "open_clip_config.json").read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config["model_cfg"]), encoding="utf-8")
+    open_clip.add_model_config(file)
+    yield file
+    open_clip.factory._MODEL_CONFIG_PATHS.remove(file)
+    del open_clip.factory._MODEL_CONFIGS["tiny-arch"]
+
+
+@pytest.mark.parametrize("arch", ["tiny-arch", pytest.param("ViT-S-32-alt", marks=pytest.mark.slow)])
+def test_plain_open_clip_loads_the_files_by_a_registered_name(
+    arch: str, make_run: MakeRun, registered: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """P45: `create_model(ARCH, pretrained=FILE)` gives the run's features, for .safetensors and .pt."""
+    run, photo = make_run(arch), tiny_photos / "red" / "0.png"
+    written = export(run, tmp_path / "out")
+    export(run, tmp_path / "bare.pt", to="pt")
+    file = tmp_path / "out" / "open_clip_model.safetensors"
+    assert_equal(of_run(run, photo), plainly(file, photo, arch, registered))
+    tensors, bare = load_file(file), open_clip.create_model(arch, pretrained=str(tmp_path / "bare.pt"))
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in bare.state_dict().items())
+    assert written.notes == ()
+
+
+def test_the_folder_holds_what_was_trained_and_what_it_is(make_run: MakeRun, tiny_native: Path, tmp_path: Path) -> None:
+    run = make_run(tiny_native)
+    written = export(run, tmp_path / "out")
+    assert set(written.files) == {"open_clip_model.safetensors", "open_clip_config.json", "clipft.json"}
+    saved = load_saved(run)
+    tensors = load_file(tmp_path / "out" / "open_clip_model.safetensors")
+    assert tensors.keys() == saved.clip.model.state_dict().keys()
+    assert all(torch.equal(tensor, saved.clip.model.state_dict()[name]) for name, tensor in tensors.items())
+    facts = json.loads((tmp_path / "out" / "clipft.json").read_text(encoding="utf-8"))
+    assert facts["classes"] == ["blue", "green", "red"]
+    assert facts["templates"] == ["a {} square.", "{}"]
+    assert facts["run"] == str(run)
+    assert facts["metrics"] == {"zero_shot_top1": 0.5}
+    assert facts["logit_scale"] == pytest.approx(float(saved.clip.model.logit_scale.detach().exp()))
+    config = json.loads((tmp_path / "out" / "open_clip_config.json").read_text(encoding="utf-8"))
+    assert config["preprocess_cfg"]["resize_mode"] == "squash"
+
+
+def test_load_gives_a_run_and_its_export_alike(
+    make_run: MakeRun, tiny_native: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    run = make_run(tiny_native)
+    export(run, tmp_path / "out")
+    photo = Image.open(tiny_photos / "blue" / "1.png")
+    features = []
+    for path in (run, tmp_path / "out", str(run / "checkpoints" / "step-000012")):
+        model, preprocess, tokenizer = clipft.load(path)
+        assert not any(module.training for module in model.modules())
+        with torch.no_grad():
+            features.append([model.encode_image(preprocess(photo)[None]), model.encode_text(tokenizer(["blue"]))])
+    assert_equal(features[0], features[1])
+    assert_equal(features[0], features[2])
+
+
+@pytest.mark.parametrize("features", ["projected", "pooled"])
+def test_a_classifier_travels_along_and_is_no_obstacle(
+    make_run: MakeRun, tiny_native: Path, tmp_path: Path, features: str
+) -> None:
+    """P52: the head is in the export and is restored; open_clip still finds the model's weights."""
+    run = make_run(tiny_native, loss="classifier", features=features)
+    written = export(run, tmp_path / "out")
+    assert "classifier.safetensors" in written.files
+    assert any("model.classifier" in note for note in written.notes)
+    head, again = load_saved(run).clip.model.classifier, load(tmp_path / "out")[0].classifier
+    assert torch.equal(head.weight, again.weight)
+    assert torch.equal(head.bias, again.bias)
+    assert read_export(tmp_path / "out").facts.features == features  # type: ignore[union-attr]
+    plain = open_clip.create_model(f"local-dir:{tmp_path / 'out'}")
+    assert torch.equal(plain.visual.proj, load(run)[0].visual.proj)
+
+
+def test_a_moved_export_with_a_hugging_face_text_tower_loads(
+    make_run: MakeRun, tiny_timm_bert: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    run, photo = make_run(tiny_timm_bert), tiny_photos / "red" / "0.png"
+    written = export(run, tmp_path / "out")
+    assert {"config.json", "vocab.txt"} <= set(written.files)
+    assert any(str(tmp_path / "out") in note and "hf_model_name" in note for note in written.notes)
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    model, preprocess, tokenizer = clipft.load(tmp_path / "moved")
+    with torch.no_grad():
+        image = model.encode_image(preprocess(Image.open(photo).convert("RGB"))[None], normalize=True)
+        text = model.encode_text(tokenizer(["a red square, or 2 of them"]), normalize=True)
+    assert_equal(of_run(run, photo), [image, text])
+
+
+def test_an_export_that_no_longer_answers_as_written_is_refused(
+    make_run: MakeRun, tiny_timm_bert: Path, tmp_path: Path
+) -> None:
+    """P52, P48: on load a known picture and text are encoded again and compared with what was written down."""
+    out = tmp_path / "out"
+    export(make_run(tiny_timm_bert), out)
+    tensors = load_file(out / "open_clip_model.safetensors")
+    swapped = {**tensors, "text.proj.weight": tensors["text.proj.weight"].flip(0)}
+    save_file(swapped, out / "open_clip_model.safetensors")
+    with pytest.raises(InputError, match="its text tower does not answer as when it was exported"):
+        load(out)
+    save_file(tensors, out / "open_clip_model.safetensors")
+    load(out)
+    tokenizer = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))
+    words = tokenizer["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(InputError, match="its tokenizer is not the one it was exported with"):
+        load(out)
+
+
+def test_a_bare_state_dict_is_nothing_but_tensors(make_run: MakeRun, tiny_native: Path, tmp_path: Path) -> None:
+    """P39: torch reads it with weights_only=True."""
+    run = make_run(tiny_native, loss="classifier")
+    written = export(run, tmp_path / "new" / "bare.pt", to="pt")
+    tensors = torch.load(tmp_path / "new" / "bare.pt", weights_only=True)
+    assert type(tensors) is dict
+    assert tensors.keys() == open_clip.create_model(f"local-dir:{tiny_native}").state_dict().keys()
+    assert any("leaves the classifier out" in note for note in written.notes)
+    export(run, tmp_path / "folder", to="pt")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["open_clip_model.pt"]
+
+
+def test_nothing_is_overwritten_unasked(make_run: MakeRun, tiny_native: Path, tmp_path: Path) -> None:
+    run, out = make_run(tiny_native), tmp_path / "out"
+    out.mkdir()  # an empty folder is no obstacle
+    export(run, out)
+    (out / "stale.txt").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="--force"):
+        export(run, out)
+    export(run, out, force=True)
+    assert not (out / "stale.txt").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(InputError, match="no export"):
+        export(run, mine, force=True)
+    assert (mine / "thesis.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_a_place_that_cannot_be_written_is_named(make_run: MakeRun, tiny_native: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ClipftError, match=r"file/out: could not be written"):
+        export(make_run(tiny_native), tmp_path / "file" / "out")
+
+
+def test_what_is_no_run_is_refused(tiny_native: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run of clipft"):
+        export(tiny_native, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,156 @@
+"""One step: its gradient, its refusals, its clamp."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipft.config.schema import Config
+from clipft.data.batches import Batch
+from clipft.errors import ClipftError, InputError
+from clipft.model.standstill import set_modes
+from clipft.train.prepare import prepare
+from clipft.train.start import Started, start
+
+Begin = Callable[..., tuple[Started, Batch]]
+
+
+@pytest.fixture
+def begin(tiny_model: Callable[..., str], colour_folder: Callable[..., Path]) -> Begin:
+    folder = colour_folder()
+
+    def begin(
+        *, rows: int = 8, model: dict[str, object] | None = None, cfg: dict[str, object] | None = None, **sections: object
+    ) -> tuple[Started, Batch]:
+        config = Config.model_validate(
+            {
+                "model": {"name": tiny_model(**(cfg or {})), **(model or {})},
+                "data": {"train": {"folder": str(folder)}, "val": None, "workers": 0},
+                **sections,
+                "train": {"precision": "fp32", "device": "cpu", "batch_size": rows, **sections.get("train", {})},  # type: ignore[dict-item]
+            }
+        )
+        prepared = prepare(config)
+        started = start(prepared)
+        set_modes(started.clip.model, prepared.plan, training=True)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(rows, 3, 32, 32, generator=generator)
+        labels = torch.arange(rows) % 4
+        captions = [f"a photo of a {prepared.classes[i]}." for i in labels.tolist()]
+        return started, Batch(images, captions, labels, torch.arange(rows), ())
+
+    return begin
+
+
+def gradients(started: Started, batch: Batch) -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    started.stepper.optimizer.zero_grad(set_to_none=True)
+    started.stepper._backward(batch)
+    return {n: p.grad.clone() for n, p in started.clip.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("cfg", [{}, {"init_logit_bias": -5.0}])
+@pytest.mark.parametrize("frozen", [None, {"freeze_backbone": True}])
+def test_pieces_give_the_gradient_of_the_whole(
+    begin: Begin, dropout: float, cfg: dict[str, object], frozen: dict[str, object] | None
+) -> None:
+    """Softmax and sigmoid loss, scale and bias too. With dropout the pieces draw other masks than the whole would, so
+    there both passes over the pieces must agree with each other: the same seed gives the same gradient twice."""
+    model = {"image": {"dropout": dropout}, "text": frozen or {}}
+    whole, batch = begin(model=model, cfg=cfg)
+    pieces, _ = begin(model=model, cfg=cfg, train={"micro_batch_size": 3})
+    if dropout:
+        first, again = gradients(pieces, batch), gradients(pieces, batch)
+        assert all(torch.equal(first[n], again[n]) for n in first)
+        return
+    expected, found = gradients(whole, batch), gradients(pieces, batch)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_classifiers_pieces_too(begin: Begin) -> None:
+    loss = {"type": "classifier"}
+    expected, found = (
+        gradients(*begin(loss=loss, train={"micro_batch_size": micro} if micro else {})) for micro in (None, 3)
+    )
+    assert {"classifier.weight", "classifier.bias", "visual.proj"} <= expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("start_at", [0.5, 200.0])
+def test_the_scale_is_held_between_its_bounds(begin: Begin, start_at: float) -> None:
+    """P24: clamped after the step, above and below, and never decayed."""
+    started, batch = begin(optim={"lr": 1e-3})
+    scale = started.clip.model.logit_scale
+    with torch.no_grad():
+        scale.fill_(math.log(start_at))
+    started.stepper(batch)
+    assert float(scale.exp()) == pytest.approx(1.0 if start_at < 1 else 100.0)
+    group = next(g for g in started.stepper.optimizer.param_groups if "logit_scale" in g["names"])
+    assert group["weight_decay"] == 0.0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_optimiser(begin: Begin) -> None:
+    """P27: with the rates, the scale and the batch's files; no weight has moved."""
+    started, batch = begin()
+    before = {n: p.clone() for n, p in started.clip.model.named_parameters()}
+    batch.images[0, 0, 0, 0] = math.nan
+    with pytest.raises(ClipftError, match=r"loss became nan.*logit_scale.*\.png"):
+        started.stepper(batch)
+    assert all(torch.equal(p, before[n]) for n, p in started.clip.model.named_parameters())
+
+
+def test_a_trainable_parameter_without_a_gradient_is_named(begin: Begin) -> None:
+    """P17: after the backward pass, before the optimiser."""
+    started, batch = begin()
+    stray = torch.nn.Parameter(torch.zeros(3))
+    started.stepper.optimizer.add_param_group({"params": [stray], "names": ["stray.weight"], "peak": 1e-3})
+    with pytest.raises(ClipftError, match=r"stray\.weight"):
+        started.stepper(batch)
+
+
+def test_trainable_weights_are_float32_and_fp16_on_a_cpu_becomes_fp32(begin: Begin) -> None:
+    """P28: one visible line says so."""
+    started, batch = begin(train={"precision": "fp16"})
+    assert started.precision.name == "fp32"
+    assert "fp16" in started.precision.notes[0]
+    assert all(p.dtype == torch.float32 for p in started.clip.model.parameters())
+    assert math.isfinite(started.stepper(batch).loss)
+
+
+def test_autocast_gives_float32_gradients(begin: Begin) -> None:
+    """P28: bf16 computes, float32 is stored."""
+    started, batch = begin(train={"precision": "bf16"})
+    assert all(g.dtype == torch.float32 for g in gradients(started, batch).values())
+
+
+def test_a_frozen_text_tower_gives_the_features_it_would_give_each_time(begin: Begin) -> None:
+    """P55: encoded once, equal to a fresh forward pass."""
+    started, batch = begin(model={"text": {"freeze_backbone": True}})
+    network = started.stepper.network
+    network.prepare_texts(batch.captions)
+    ours = network.features(batch.images, batch.captions).text
+    with torch.no_grad():
+        theirs = started.clip.model.encode_text(started.clip.tokenizer(batch.captions), normalize=True)
+    assert ours is not None
+    torch.testing.assert_close(ours.detach(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_over_training_batchnorm_are_refused(colour_folder: Callable[..., Path], tmp_path: Path) -> None:
+    from tests_models import write_timm_model  # noqa: PLC0415
+
+    config = Config.model_validate(
+        {
+            "model": {"name": write_timm_model(tmp_path)},
+            "data": {"train": {"folder": str(colour_folder())}, "val": None, "workers": 0},
+            "train": {"batch_size": 8, "micro_batch_size": 4, "device": "cpu"},
+        }
+    )
+    with pytest.raises(InputError, match="BatchNorm"):
+        start(prepare(config))
