@@ -82,7 +82,7 @@ def evaluate_target(
         with_base: whether to measure the base too, where it is known.
         watch: shows progress.
     """
-    target = open_target(name, which)
+    target = open_target(name, which, need_data=data is None)
     rows, notes = _rows(target, data)
     templates, pooled, config = target.templates, target.pooled, target.config
 

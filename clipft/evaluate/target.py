@@ -50,12 +50,13 @@ class Target:
         return classifier
 
 
-def open_target(name: str, which: Which | None = None) -> Target:
+def open_target(name: str, which: Which | None = None, *, need_data: bool = False) -> Target:
     """Load what `name` stands for.
 
     Args:
         name: a run's folder, a checkpoint's, a config file, an exported model's folder, local-dir:DIR or hf-hub:NAME.
         which: a run's best or last checkpoint; None takes the best where there is one.
+        need_data: whether a config must name data that is there.
 
     Raises:
         InputError: there is no such thing.
@@ -64,7 +65,7 @@ def open_target(name: str, which: Which | None = None) -> Target:
         return _plain(name, name)
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return _base_of_config(name, path)
+        return _base_of_config(name, path, need_data)
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise InputError(
@@ -80,8 +81,8 @@ def _plain(name: str, model: str) -> Target:
     return Target(name, tuned=False, clip=clip, notes=clip.notes)
 
 
-def _base_of_config(name: str, path: Path) -> Target:
-    loaded = load_config(path)
+def _base_of_config(name: str, path: Path, need_data: bool) -> Target:
+    loaded = load_config(path, need_data=need_data)
     clip = build(loaded.config.model, loaded.config.run.seed)
     data = loaded.config.data
     return Target(

@@ -122,9 +122,8 @@ def _move(partial: Path, out: Path) -> None:
 
 def _registered(clip: ClipModel) -> bool:
     """Whether open_clip builds the same model from its name alone."""
-    return clip.name in open_clip.list_models() and plain(open_clip.get_model_config(clip.name)) == plain(
-        clip.model_cfg
-    )
+    named = open_clip.get_model_config(clip.name) if clip.name in open_clip.list_models() else None
+    return named is not None and plain(named) == plain(clip.model_cfg)
 
 
 def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

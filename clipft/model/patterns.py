@@ -15,7 +15,7 @@ from clipft.errors import InputError
 # not between two digits: after a non-digit, or before one
 _NUMBER_EDGE = r"(?:(?<![0-9])|(?![0-9]))"
 _LEADING_FLAGS = re.compile(r"(?:\(\?[aiLmsux]+\))*")
-_LIMIT_S = 5.0
+_LIMIT_S = 2.0
 
 
 def names_matching(pattern: str, names: Sequence[str], *, key: str) -> tuple[str, ...]:
@@ -54,11 +54,11 @@ def matches_nothing(pattern: str, names: Sequence[str], *, key: str, where: str)
 
 
 def nearest_names(pattern: str, names: Iterable[str], count: int = 3) -> tuple[str, ...]:
-    """The names that hold something most like the pattern's plain letters; of those alike but for numbers the first."""
+    """The names that hold something most like the pattern's plain letters; of those in alike places the first."""
     wanted = re.sub(r"\\.|\[[^]]*\]|[^\w.]", "", pattern).strip(".").lower() or pattern.lower()
     best: dict[str, tuple[float, str]] = {}
     for name in names:
-        kind = re.sub(r"\d+", "#", name)
+        kind = re.sub(r"\d+", "#", name.rpartition(".")[0])
         if kind not in best:
             best[kind] = (_likeness(wanted, name.lower()), name)
     ranked = sorted(best.values(), key=lambda scored: -scored[0])

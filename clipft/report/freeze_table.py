@@ -48,10 +48,11 @@ def print_every_parameter(plan: Plan, console: Console) -> None:
     for (tower, group), parameters in plan.groups().items():
         part = group if tower == "heads" else f"{tower} {group}"
         for why in dict.fromkeys(map(_why, parameters)):
-            console.print(Text(f"{part} · {why}", style="bold"), soft_wrap=True)
+            for row in textwrap.wrap(f"{part} · {why}", console.width, break_on_hyphens=False):
+                console.print(Text(row, style="bold"))
             for parameter in (p for p in parameters if _why(p) == why):
                 line = f"{_state(parameter):<7} {parameter.name}  {shape_words(parameter.shape)}"
-                console.print(Text(line, style="" if parameter.trainable else "dim"), soft_wrap=True)
+                console.print(Text(line, style="green" if parameter.trainable else "dim"), soft_wrap=True)
     if any(p.weight_decay == 0 for p in plan.trainable):
         console.print("* without weight decay")
 
@@ -74,12 +75,13 @@ def shape_words(shape: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the table; a heading has no cells."""
+    """A line of the table; a tower's heading has no cells."""
 
     part: str
     cells: tuple[str, ...] = ()
     style: str = ""
-    why: str = ""
+    share: str = ""
+    rules: tuple[str, ...] = ()
 
 
 def _rows(plan: Plan) -> list[_Row]:
@@ -124,30 +126,29 @@ def _row(part: str, parameters: tuple[ParameterPlan, ...], of: int) -> _Row:
     size = sum(p.numel for p in parameters)
     trainable = sum(p.numel for p in parameters if p.trainable)
     rates = sorted({p.lr for p in parameters if p.lr is not None})
-    lr = rate(rates[0] if rates else None) if len(rates) < 2 else "several"
-    rules = sorted({p.rule for p in parameters if p.rule})
+    lr = rate(rates[0] if rates else None) if len(rates) < 2 else "mixed"
+    rules = tuple(sorted({p.rule for p in parameters if p.rule}))
     cells = (counted(len(parameters)), counted(size), counted(trainable) if trainable else "-", lr)
-    why = [share(trainable, of)] if trainable else []
-    return _Row(part, cells, "" if trainable else "dim", " · ".join([*why, *rules]))
+    return _Row(part, cells, "green" if trainable else "dim", share(trainable, of) if trainable else "", rules)
 
 
 def _print_table(rows: Sequence[_Row], console: Console) -> None:
-    """Numbers to the right, words to the left; a why too long for the terminal loses its key's value."""
+    """Numbers to the right, words to the left; words too long for the terminal lose the least first."""
     part = max(len(_HEADINGS[0]) + 1, *(len(row.part) for row in rows))
     widths = [max(len(_HEADINGS[i + 1]), *(len(row.cells[i]) for row in rows if row.cells)) for i in range(4)]
     room = console.width - part - sum(widths) - 2 * 5
     heading = _Row(f" {_HEADINGS[0]}", _HEADINGS[1:5], "underline" if console.color_system else "", _HEADINGS[5])
     for row in (heading, *rows):
         numbers = "".join(f"  {cell:>{width}}" for cell, width in zip(row.cells, widths, strict=bool(row.cells)))
-        line = f"{row.part:<{part}}{numbers}  {_shortened(row.why, room)}".rstrip()
+        line = f"{row.part:<{part}}{numbers}  {_fitting(row, room)}".rstrip()
         console.print(Text(line, style=row.style), soft_wrap=True)
 
 
-def _shortened(why: str, room: int) -> str:
-    if len(why) <= room:
-        return why
-    keys = " · ".join(rule.split(":")[0] for rule in why.split(" · "))
-    return keys if len(keys) <= room else f"{keys[: max(room - 1, 0)]}…"
+def _fitting(row: _Row, room: int) -> str:
+    """The share and the rules as far as there is room: keys without values first, then without the share."""
+    keys = [rule.split(":")[0] for rule in row.rules]
+    forms = [" · ".join(filter(None, form)) for form in ([row.share, *row.rules], [row.share, *keys], row.rules, keys)]
+    return next((form for form in forms if len(form) <= room), f"{forms[-1][: max(room - 1, 0)]}…")
 
 
 def _why(parameter: ParameterPlan) -> str:

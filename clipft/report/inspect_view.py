@@ -124,7 +124,7 @@ def _sizes(parts: Sequence[PartSize], tower: str) -> dict[str, int]:
 def _scales(facts: ModelFacts) -> list[str]:
     """logit_scale with its exponential, and logit_bias; without weights they are initial values, and it is said."""
     initial = " · initial value, weights bring their own" if facts.initial else ""
-    scale = f"{facts.logit_scale:.3f}, and exp(logit_scale) {math.exp(facts.logit_scale):.2f}"
+    scale = f"{facts.logit_scale:.3f}, exp {math.exp(facts.logit_scale):.2f}"
     lines = [f" {'logit_scale':<{_LABEL}}{scale}{initial}"]
     if facts.logit_bias is not None:
         lines.append(f" {'logit_bias':<{_LABEL}}{facts.logit_bias:g}{initial}")

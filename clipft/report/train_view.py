@@ -83,6 +83,10 @@ class TrainView:
         """A line that asks for attention."""
         self.say(f" warning  {line}", style="yellow")
 
+    def note(self, line: str) -> None:
+        """A line worth knowing."""
+        self.say(f" note     {line}")
+
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
         """Lines with a heading word in a column of their own, as the plan of a run is shown."""
         table = Table.grid(padding=(0, 2))

@@ -52,13 +52,47 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
         return RunFolder(
             path, None, (*notes, f"{path} holds a run that was stopped before its first checkpoint: it starts afresh")
         )
-    differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(config))
+    differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(resolved(config)))
     if differing:
         raise InputError(
             f"{path} holds an unfinished run under another config ({'; '.join(differing)}); go on with its own config, "
             "or start anew with another run.dir"
         )
     return RunFolder(path, newest.folder, (*notes, f"going on with {path} from step {newest.step}"))
+
+
+def resolved(config: Config) -> Config:
+    """The config as a run keeps it: paths from the root, so that it can be run and measured from anywhere; no `run.dir`."""
+    data = {"train": _with_paths(config.data.train), "val": _with_paths(config.data.val)}
+    model = config.model
+    text = model.text.model_copy(update={"encoder": _absolute(model.text.encoder, "hf:")})
+    return config.model_copy(
+        update={
+            "model": model.model_copy(
+                update={
+                    "name": _absolute(model.name, "local-dir:"),
+                    "pretrained": _absolute(model.pretrained, ""),
+                    "text": text,
+                }
+            ),
+            "data": config.data.model_copy(update=data),
+            "run": config.run.model_copy(update={"dir": None}),
+        }
+    )
+
+
+def _absolute(value: str | None, prefix: str) -> str | None:
+    """`prefix` + PATH with the path from the root, where there is one; anything else as it is (a tag, a hub's name)."""
+    if value is None or not value.startswith(prefix):
+        return value
+    path = Path(value.removeprefix(prefix)).expanduser()
+    return f"{prefix}{path.resolve()}" if path.exists() else value
+
+
+def _with_paths(source: Any) -> Any:
+    """A data source with its paths from the root; a fraction or null as it is."""
+    keys = [key for key in ("folder", "table", "sidecar", "root") if getattr(source, key, None) is not None]
+    return source.model_copy(update={key: _absolute(getattr(source, key), "") for key in keys}) if keys else source
 
 
 def differing_keys(before: str, now: str) -> list[str]:

@@ -100,6 +100,7 @@ class Keeper:
             "best_metrics": self.evaluations.best if self.evaluations else {},
             "model": {"name": clip.name, "model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg},
             "base": clip.base,
+            "tokenizer": clip.tokenizer.identity(),
             "saved": self._names,
             "weights_sha256": weights_sha256(clip.model),
             "scaler": self.started.stepper.scaler.state_dict(),

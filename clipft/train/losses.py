@@ -73,7 +73,7 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, positives
         positives: (B, B) bool, symmetric.
     """
     logits = logit_scale * image @ text.T  # (B, D) @ (D, B) -> (B, B)
-    target = positives / positives.sum(dim=1, keepdim=True)
+    target = positives.to(logits.dtype) / positives.sum(dim=1, keepdim=True)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 

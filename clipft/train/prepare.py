@@ -17,6 +17,8 @@ from clipft.model.build import MetaModel, build_meta
 from clipft.model.classifier import Classifier
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
+from clipft.model.recipe import recipe_of
+from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, work_out
 
 
@@ -55,6 +57,7 @@ def prepare(config: Config) -> Prepared:
         InputError: the data cannot be read, the loss does not fit, nothing trains, or the run makes no sense.
     """
     refuse_many_processes()
+    check_there(recipe_of(config.model).source)
     splits = read_splits(config.data, config.run.seed)
     meta = build_meta(config.model)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)

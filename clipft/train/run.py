@@ -30,7 +30,7 @@ from clipft.report.freeze_table import print_freeze_report
 from clipft.report.train_view import METRIC_WORDS, TrainView, headlines, in_bytes, in_time
 from clipft.train import arithmetic
 from clipft.train.evaluation import Evaluations, check_metrics
-from clipft.train.folder import RESULT, RunFolder, choose_folder
+from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress, Rhythm, run_loop
 from clipft.train.metrics_log import MetricsLog, check_tensorboard
@@ -147,7 +147,7 @@ def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[
     print_freeze_report(prepared.plan, view.console, base=prepared.meta.base, optimizer=prepared.config.optim.name)
     view.facts(reckoning(prepared))
     for note in (*loaded.notes, *notes, *prepared.splits.notes):
-        view.say(f" note     {note}")
+        view.note(note)
     pretrained = prepared.meta.base != RANDOM_BASE
     for warning in arithmetic.warnings(
         prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
@@ -162,7 +162,9 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
         rows, templates = prepared.splits.train, prepared.config.data.templates
         lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
     view.facts(lines)
-    for note in (*started.clip.notes, *started.precision.notes):
+    for note in started.clip.notes:
+        (view.warn if note.startswith("RANDOM") else view.note)(note)
+    for note in started.precision.notes:
         view.warn(note)
 
 
@@ -178,13 +180,17 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
             f" {METRIC_WORDS.get(name, name):<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold"
         )
     _say_if_base_was_better(finished, prepared, view)
-    run = finished.folder
-    view.facts(
-        [
-            (str(run), f"clipft evaluate {run} --data folder:my/test"),
-            ("", f"clipft predict {run} photo.jpg"),
-            ("", f"clipft export {run} --out {run.name}-model"),
-        ]
+    view.say()
+    for command in next_commands(finished.folder):
+        view.say(f"   {command}")
+
+
+def next_commands(run: Path) -> tuple[str, ...]:
+    """What to type next, ready to copy."""
+    return (
+        f"clipft evaluate {run} --data folder:my/test",
+        f"clipft predict {run} photo.jpg",
+        f"clipft export {run} --out {run.name}-model",
     )
 
 
@@ -274,8 +280,7 @@ def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
     if folder.resume_from is not None:
         return
     shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped before its first epoch's end
-    resolved = prepared.config.model_copy(update={"run": prepared.config.run.model_copy(update={"dir": None})})
-    (path / CONFIG).write_text(dump_config(resolved), encoding="utf-8")
+    (path / CONFIG).write_text(dump_config(resolved(prepared.config)), encoding="utf-8")
     (path / "plan.json").write_text(json.dumps(prepared.plan.to_json(), indent=1), encoding="utf-8")
     (path / "environment.json").write_text(json.dumps(environment(), indent=1), encoding="utf-8")
 

@@ -137,7 +137,7 @@ class Stepper:
 
     def _not_finite(self, loss: float, batch: Batch) -> str:
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
-        scale = float(self.network.clip.model.logit_scale.exp())
+        scale = float(self.network.clip.model.logit_scale.detach().exp())
         return (
             f"the loss became {loss} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale "
             f"{scale:.1f}; "

@@ -72,6 +72,11 @@ def test_a_config_gives_its_base_alone(tiny_native: Path, tiny_photos: Path, tmp
     assert found.base is not None
     assert found.to_json()["tuned"] is None
 
+    file.write_text(f"model: {{name: 'local-dir:{tiny_native}'}}\n", encoding="utf-8")
+    assert evaluate(file, tiny_photos).base is not None  # --data is data enough
+    with pytest.raises(InputError, match="data"):
+        evaluate(file)
+
 
 def test_classes_are_matched_by_name_across_splits(
     tiny_native: Path, tiny_photos: Path, tmp_path: Path, make_run: Any

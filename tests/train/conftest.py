@@ -1,0 +1,39 @@
+"""What the tests of training share: an architecture without weights and pictures that are easily told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny_files import write_native
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., str]:
+    """Writes an architecture without weights and returns its `model.name`; keys of model_cfg may be changed."""
+
+    def write(**changes: Any) -> str:
+        return f"local-dir:{write_native(tmp_path / 'tiny', weights=False, **changes)}"
+
+    return write
+
+
+@pytest.fixture
+def colour_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a folder a class of a few one-coloured pictures."""
+
+    def write(name: str = "colours", each: int = 8) -> Path:
+        folder = tmp_path / name
+        for number, (colour, value) in enumerate(COLOURS.items()):
+            (folder / colour).mkdir(parents=True)
+            for i in range(each):
+                shade = tuple(max(0, v - 2 * i - (name == "val")) for v in value)
+                Image.new("RGB", (40, 36 + number), shade).save(folder / colour / f"{name}-{i}.png")
+        return folder
+
+    return write
