@@ -150,7 +150,7 @@ def inspect(
     from clipft.report.inspect_view import print_inspection
 
     meta = build_meta(ModelConfig(name=model))
-    facts = describe(meta.model, meta.image, meta.text, name=meta.name)
+    facts = describe(meta.model, meta.image, meta.text, name=meta.name, model_cfg=meta.model_cfg)
     if as_json:
         typer.echo(json.dumps(facts.to_json(), indent=1))
     else:
@@ -201,6 +201,7 @@ def evaluate(
     from clipft.evaluate.compare import evaluate_target
     from clipft.report.console import result
     from clipft.report.evaluation_table import evaluation_table
+    from clipft.report.progress import show_progress
     from clipft.train.precision import choose_device, choose_precision
 
     place = choose_device(device)
@@ -213,6 +214,7 @@ def evaluate(
         autocast=lambda: chosen.autocast(place),
         batch_size=batch_size,
         with_base=base,
+        watch=show_progress,
     )
     if as_json:
         typer.echo(json.dumps(evaluation.to_json(), indent=1))
@@ -231,9 +233,7 @@ def predict(
     query: Annotated[
         str | None, typer.Option("--query", help="Find the images nearest to this text, in --data.")
     ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option("--data", help="With --query: where to look. Repeatable.")
-    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="With --query: where to look. Repeatable.")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="How many classes an image, or images a query.")] = 3,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.0, max=1.0, help="Show only classes at least this probable.")
@@ -261,11 +261,12 @@ def predict(
     from clipft.predict import Compute, Nearest, nearest_images, predict_classes
     from clipft.report.console import result, talk
     from clipft.report.prediction_view import nearest_view, prediction_view
+    from clipft.report.progress import show_progress
     from clipft.train.precision import choose_device, choose_precision
 
     place = choose_device(device)
     chosen = choose_precision(precision, place)
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    compute = Compute(place, lambda: chosen.autocast(place), batch_size, watch=show_progress)
     target = open_target(model, which.value if which else None)
     found = (
         nearest_images(target, query, looked_at, compute, top=top)

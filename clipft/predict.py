@@ -25,7 +25,7 @@ from clipft.errors import InputError
 from clipft.evaluate.features import Autocast, ImageFeatures, encode_images, encode_texts
 from clipft.evaluate.measure import Watch, unwatched
 from clipft.evaluate.target import Target
-from clipft.evaluate.zeroshot import class_embeddings, probabilities, scale_of
+from clipft.evaluate.zeroshot import class_embeddings, probabilities
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def predict_classes(
             else f"{len(names)} classes, such as {templates[0].replace('{}', names[0])!r}"
         )
         embeddings = class_embeddings(target.clip, names, templates, device=compute.device, autocast=compute.autocast)
-        shares = probabilities(encoded.features, embeddings, scale_of(target.clip))
+        shares = probabilities(encoded.features, embeddings, target.clip.scale)
     rows = zip(encoded.indices.tolist(), shares, strict=True)
     predictions = tuple(Prediction(images[index], _best(names, share, top, threshold)) for index, share in rows)
     return Predictions(predictions, among, encoded.faults)

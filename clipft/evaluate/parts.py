@@ -16,7 +16,7 @@ from clipft.errors import ClipftError
 from clipft.evaluate.classify import classifier_metrics
 from clipft.evaluate.features import Autocast, ImageFeatures, encode_texts
 from clipft.evaluate.retrieval import recall
-from clipft.evaluate.zeroshot import class_embeddings, sample_prompts, scale_of, zero_shot_metrics
+from clipft.evaluate.zeroshot import class_embeddings, sample_prompts, zero_shot_metrics
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -119,7 +119,7 @@ def _by_classifier(seen: Seen, classifier: Classifier) -> Part:
 
 def _by_prompts(seen: Seen, encode: Encode) -> Part:
     embeddings = encode.classes(seen.rows.classes)  # (C, D)
-    metrics = zero_shot_metrics(seen.images[seen.image_of], embeddings, seen.labels, scale_of(encode.clip))
+    metrics = zero_shot_metrics(seen.images[seen.image_of], embeddings, seen.labels, encode.clip.scale)
     return Part(
         metrics, _class_counts(seen), sample_prompts(seen.rows.classes, encode.templates), embeddings, seen.labels
     )

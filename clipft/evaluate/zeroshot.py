@@ -38,11 +38,6 @@ def class_embeddings(
     return F.normalize(prompts.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
 
 
-def scale_of(clip: ClipModel) -> float:
-    """What the model multiplies cosines by: exp(logit_scale)."""
-    return float(clip.model.get_parameter("logit_scale").detach().exp())
-
-
 def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:
     """(N, C) softmax of the scaled cosines; a `logit_bias` would change nothing here."""
     return (scale * image_features.double() @ embeddings.double().T).softmax(dim=1)

@@ -72,6 +72,17 @@ class ClipModel:
     random: bool
     notes: tuple[str, ...]
 
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of what cosines are multiplied by."""
+        assert isinstance(self.model.logit_scale, nn.Parameter)
+        return self.model.logit_scale
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by: exp(logit_scale)."""
+        return float(self.logit_scale.detach().exp())
+
 
 def build_meta(config: ModelConfig) -> MetaModel:
     """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub."""

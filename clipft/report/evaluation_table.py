@@ -9,21 +9,7 @@ from rich.text import Text
 
 from clipft.evaluate.compare import Evaluation
 from clipft.evaluate.measure import Measurement, higher_is_better
-
-WORDS = {
-    "zero_shot_top1": "zero-shot top-1",
-    "zero_shot_top5": "zero-shot top-5",
-    "classifier_top1": "classifier top-1",
-    "classifier_top5": "classifier top-5",
-    "mean_per_class": "mean per class",
-    "ece": "calibration error",
-    "confident_wrong": "wrong above 0.9",
-    "nll": "negative log-likelihood",
-    "loss": "loss",
-    **{f"image_to_text_r{k}": f"image to text R@{k}" for k in (1, 5, 10)},
-    **{f"text_to_image_r{k}": f"text to image R@{k}" for k in (1, 5, 10)},
-}
-"""A figure's name in a table."""
+from clipft.report.metric_words import WORDS
 
 _NAMED_FAULTS = 5
 

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from clipft.export import Written
-from clipft.report.train_view import in_bytes
+from clipft.report.amounts import in_bytes
 
 
 def export_view(written: Written) -> RenderableType:

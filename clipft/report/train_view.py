@@ -16,23 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clipft.report.amounts import in_bytes
+from clipft.report.metric_words import WORDS
+
 _PLAIN_EVERY_S = 10.0  # off a terminal, at most a line this often
 _SMOOTH = 0.9  # weight of the past in the speed shown
 
-METRIC_WORDS = {
-    "loss": "val loss",
-    "zero_shot_top1": "zero-shot top-1",
-    "zero_shot_top5": "zero-shot top-5",
-    "mean_per_class": "mean per class",
-    "classifier_top1": "classifier top-1",
-    "classifier_top5": "classifier top-5",
-    "image_to_text_r1": "image→text R@1",
-    "image_to_text_r5": "image→text R@5",
-    "image_to_text_r10": "image→text R@10",
-    "text_to_image_r1": "text→image R@1",
-    "text_to_image_r5": "text→image R@5",
-    "text_to_image_r10": "text→image R@10",
-}
 _HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
 
 
@@ -159,12 +148,12 @@ class TrainView:
 
     def table_head(self, metrics: Mapping[str, float]) -> None:
         """The head of the table of evaluations."""
-        columns = "".join(f"{METRIC_WORDS.get(name, name):>17}" for name in headlines(metrics))
+        columns = "".join(f"{WORDS[name]:>19}" for name in headlines(metrics))
         self.say(f" {'epoch':>6}{'train loss':>12}{columns}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
         """One evaluation."""
-        figures = "".join(f"{metrics[name]:>17.3f}" for name in headlines(metrics))
+        figures = "".join(f"{metrics[name]:>19.3f}" for name in headlines(metrics))
         self.say(f" {epoch:>6}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'   best' if best else ''}")
 
     def log_to(self, path: Path) -> None:
@@ -192,12 +181,3 @@ def in_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def in_bytes(count: float) -> str:
-    """Bytes as 605 MB or 2.3 GB (powers of ten)."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
-    return f"{count:.0f} B"

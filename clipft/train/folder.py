@@ -62,7 +62,7 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
 
 
 def resolved(config: Config) -> Config:
-    """The config as a run keeps it: paths from the root, so that it can be run and measured from anywhere; no `run.dir`."""
+    """The config as a run keeps it: paths from the root, to be run and measured from anywhere; no `run.dir`."""
     data = {"train": _with_paths(config.data.train), "val": _with_paths(config.data.val)}
     model = config.model
     text = model.text.model_copy(update={"encoder": _absolute(model.text.encoder, "hf:")})

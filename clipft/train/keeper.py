@@ -54,7 +54,7 @@ class Keeper:
     def bytes(self) -> int:
         """The size of one checkpoint: its weights, and twice what trains for Adam's averages."""
         state = self.started.clip.model.state_dict()
-        weights = sum(state[n].numel() * state[n].element_size() for n in self._names)
+        weights: int = sum(state[n].numel() * state[n].element_size() for n in self._names)
         slots = 1 if self.prepared.config.optim.name == "sgd" else 2
         return weights + slots * 4 * sum(p.numel for p in self.prepared.plan.trainable)
 

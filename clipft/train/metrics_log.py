@@ -64,7 +64,7 @@ def check_tensorboard() -> None:
 def _summary_writer(folder: Path, step: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder), purge_step=None if step is None else step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
 
 
 def _lines_to(path: Path, step: int) -> list[str]:

@@ -47,7 +47,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.clip.model.logit_scale.device
+        return self.clip.logit_scale.device
 
     def prepare_texts(self, captions: Sequence[str]) -> None:
         """Encode the captions of a text backbone that stands still once, up to its pooled feature.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ def warmup_steps(warmup: float, steps: int) -> int:
 def build_optimizer(model: nn.Module, plan: Plan, config: OptimConfig) -> torch.optim.Optimizer:
     """An optimiser over exactly what the plan trains; a group's `names` are its parameters' names in order."""
     parameters = dict(model.named_parameters())
-    param_groups = [
+    param_groups: list[dict[str, Any]] = [
         {
             "params": [parameters[name] for name in group.names],
             "names": list(group.names),
@@ -67,7 +68,7 @@ def build_optimizer(model: nn.Module, plan: Plan, config: OptimConfig) -> torch.
     if config.name == "sgd":
         return torch.optim.SGD(param_groups, lr=config.lr, momentum=config.momentum)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    fused = all(p.device.type in ("cpu", "cuda") for group in param_groups for p in group["params"])
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters.values())
     return kind(param_groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
 
 

@@ -23,11 +23,13 @@ from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
 from clipft.errors import ClipftError
 from clipft.evaluate.measure import higher_is_better
-from clipft.model.build import RANDOM_BASE
-from clipft.model.standstill import frozen_hashes, set_modes
+from clipft.model.fill import RANDOM_BASE
 from clipft.model.runfiles import CHECKPOINTS, CONFIG
+from clipft.model.standstill import frozen_hashes, set_modes
+from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
-from clipft.report.train_view import METRIC_WORDS, TrainView, headlines, in_bytes, in_time
+from clipft.report.metric_words import WORDS
+from clipft.report.train_view import TrainView, headlines, in_time
 from clipft.train import arithmetic
 from clipft.train.evaluation import Evaluations, check_metrics
 from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
@@ -176,9 +178,7 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
     for name in headlines(finished.tuned):
-        view.say(
-            f" {METRIC_WORDS.get(name, name):<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold"
-        )
+        view.say(f" {WORDS[name]:<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
     _say_if_base_was_better(finished, prepared, view)
     view.say()
     for command in next_commands(finished.folder):
@@ -324,9 +324,7 @@ def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainV
         return
     base, tuned = finished.base[name], finished.tuned[name]
     if base > tuned if higher_is_better(name) else base < tuned:
-        view.warn(
-            f"the base was better: {METRIC_WORDS.get(name, name)} {base:.3f} before training, {tuned:.3f} after it"
-        )
+        view.warn(f"the base was better: {WORDS[name]} {base:.3f} before training, {tuned:.3f} after it")
 
 
 def _disk_words(keeper: Keeper, prepared: Prepared) -> str:

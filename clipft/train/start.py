@@ -77,9 +77,9 @@ def start(prepared: Prepared) -> Started:
 def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precision: Precision) -> Objective:
     model = clip.model
     if prepared.loss == "contrastive":
-        return Contrastive(model.logit_scale)
+        return Contrastive(clip.logit_scale)
     if prepared.loss == "siglip":
-        return Siglip(model.logit_scale, model.logit_bias)
+        return Siglip(clip.logit_scale, model.get_parameter("logit_bias"))
     loss = prepared.config.loss
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(prepared.config.run.seed)
@@ -89,7 +89,7 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         prompts = class_embeddings(
             clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
         )
-        head.start_from(prompts, float(model.logit_scale.detach().exp()))
+        head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, class_weights(loss, prepared.splits.train))
 

@@ -130,14 +130,14 @@ class Stepper:
 
     def _hold_scale(self) -> None:
         low, high = (math.log(bound) for bound in self.logit_scale_bounds)
-        scale = self.network.clip.model.logit_scale
+        scale = self.network.clip.logit_scale
         if scale.requires_grad:
             with torch.no_grad():
                 scale.clamp_(low, high)
 
     def _not_finite(self, loss: float, batch: Batch) -> str:
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
-        scale = float(self.network.clip.model.logit_scale.detach().exp())
+        scale = self.network.clip.scale
         return (
             f"the loss became {loss} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale "
             f"{scale:.1f}; "

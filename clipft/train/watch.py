@@ -85,7 +85,7 @@ class Watch:
             )
 
     def _scale(self) -> float | None:
-        return float(self.started.clip.model.logit_scale.detach().exp()) if self.prepared.loss != "classifier" else None
+        return self.started.clip.scale if self.prepared.loss != "classifier" else None
 
     def _once(self, kind: str, sentence: str | None) -> None:
         if sentence is not None and kind not in self._said:

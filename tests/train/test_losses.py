@@ -39,7 +39,9 @@ def test_gradients_are_open_clips_too() -> None:
     ours = contrastive_loss(image, text, log_scale.exp(), torch.eye(8, dtype=torch.bool))
     theirs = open_clip.ClipLoss()(image, text, log_scale.exp())
     for mine, other in zip(
-        torch.autograd.grad(ours, (image, text, log_scale)), torch.autograd.grad(theirs, (image, text, log_scale)), strict=True
+        torch.autograd.grad(ours, (image, text, log_scale)),
+        torch.autograd.grad(theirs, (image, text, log_scale)),
+        strict=True,
     ):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 

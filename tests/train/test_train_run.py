@@ -191,7 +191,9 @@ def test_frozen_tensors_are_bit_identical_under_weight_decay(write: Write) -> No
 
     base = build(saved.config.model, saved.config.run.seed).model.state_dict()
     tuned = saved.clip.model.state_dict()
-    frozen = {p["name"] for p in json.loads((finished.folder / "plan.json").read_text())["parameters"] if not p["trainable"]}
+    frozen = {
+        p["name"] for p in json.loads((finished.folder / "plan.json").read_text())["parameters"] if not p["trainable"]
+    }
     assert finished.frozen == len(frozen) > 20
     assert all(torch.equal(base[n], tuned[n]) for n in frozen)
     assert not any(torch.equal(base[n], tuned[n]) for n in base.keys() - frozen)
@@ -215,7 +217,14 @@ def test_checkpoints_are_safetensors_and_json_and_pruned(write: Write) -> None:
     """P38, P39: nothing that could run code, no file an epoch for ever."""
     finished = go(write(checkpoint={"keep": {"last": 2, "best": 1}}, evaluate={"best": "loss"}))
     names = {p.name for p in (finished.folder / "checkpoints").rglob("*") if p.is_file()}
-    assert names == {"model.safetensors", "optimizer.safetensors", "state.json", "COMMIT.json", "last.json", "best.json"}
+    assert names == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "COMMIT.json",
+        "last.json",
+        "best.json",
+    }
     assert 2 <= len(committed(finished.folder)) <= 3
 
 
@@ -223,7 +232,8 @@ def test_early_stopping_by_a_named_metric(write: Write) -> None:
     """P34: said, and `best` is the epoch that was best."""
     shown = view()
     path = write(
-        train={"epochs": 30, "early_stop": {"metric": "zero_shot_top1", "patience": 2}}, evaluate={"best": "zero_shot_top1"}
+        train={"epochs": 30, "early_stop": {"metric": "zero_shot_top1", "patience": 2}},
+        evaluate={"best": "zero_shot_top1"},
     )
     finished = go(path, shown=shown)
     evaluations = lines(finished.folder, "evaluation")[1:]
@@ -278,7 +288,9 @@ def test_a_rate_far_above_the_methods_is_warned_of(write: Write, tmp_path: Path)
     from clipft.train.prepare import prepare
 
     prepared = prepare(load_config(write(optim={"lr": 5e-3, "lr_heads": 0.1})).config)
-    warned = arithmetic.warnings(prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True)
+    warned = arithmetic.warnings(
+        prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True
+    )
     assert any("image backbone trains at 0.005" in w for w in warned)
     assert any("heads train at 0.1" in w for w in warned)
     assert any("4 distinct captions in batches of 8" in w for w in warned)  # P21

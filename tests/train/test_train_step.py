@@ -60,7 +60,8 @@ def test_pieces_give_the_gradient_of_the_whole(
     begin: Begin, dropout: float, cfg: dict[str, Any], frozen: dict[str, Any] | None
 ) -> None:
     """Softmax and sigmoid loss, scale and bias too. With dropout the pieces draw other masks than the whole would, so
-    there both passes over the pieces must agree with each other: the same seed gives the same gradient twice."""
+    there both passes over the pieces must agree with each other: the same seed gives the same gradient twice.
+    """
     model = {"image": {"dropout": dropout}, "text": frozen or {}}
     whole, batch = begin(model=model, cfg=cfg)
     pieces, _ = begin(model=model, cfg=cfg, train={"micro_batch_size": 3})
