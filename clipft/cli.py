@@ -94,8 +94,12 @@ def train(
     view = TrainView(talk())
     if dry_run:
         rehearse(loaded, config.stem, view)
-    else:
+        return
+    try:
         run(loaded, config.stem, view, resume=resume)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from the last epoch that ended", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command("freeze-report")
@@ -310,16 +314,7 @@ def main() -> NoReturn:
     """Run the command line: a person's mistake is a sentence and an exit code, a bug keeps its traceback."""
     try:
         app(standalone_mode=True)
-    except InputError as error:
-        _fail(error)
     except ClipftError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command goes on from the last checkpoint", err=True)
-        sys.exit(130)
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(error.exit_code)
     sys.exit(0)
-
-
-def _fail(error: ClipftError) -> NoReturn:
-    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-    sys.exit(error.exit_code)

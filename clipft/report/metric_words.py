@@ -11,7 +11,7 @@ WORDS = {
     "ece": "calibration error",
     "confident_wrong": "wrong above 0.9",
     "nll": "negative log-likelihood",
-    "loss": "loss",
+    "loss": "val loss",
     **{f"image_to_text_r{k}": f"image to text R@{k}" for k in (1, 5, 10)},
     **{f"text_to_image_r{k}": f"text to image R@{k}" for k in (1, 5, 10)},
 }

@@ -69,20 +69,20 @@ class TrainView:
         self._log(line)
 
     def warn(self, line: str) -> None:
-        """A line that asks for attention."""
-        self.say(f" warning  {line}", style="yellow")
+        """A sentence that asks for attention."""
+        self.facts([("warning", line)], style="yellow")
 
     def note(self, line: str) -> None:
-        """A line worth knowing."""
-        self.say(f" note     {line}")
+        """A sentence worth knowing."""
+        self.facts([("note", line)])
 
-    def facts(self, rows: Sequence[tuple[str, str]]) -> None:
+    def facts(self, rows: Sequence[tuple[str, str]], *, style: str = "") -> None:
         """Lines with a heading word in a column of their own, as the plan of a run is shown."""
-        table = Table.grid(padding=(0, 2))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
+        table = Table.grid(padding=(0, 1), expand=False)
+        table.add_column(style="bold", no_wrap=True, min_width=9)
+        table.add_column(overflow="fold")
         for heading, text in rows:
-            table.add_row(f" {heading}", text)
+            table.add_row(f" {heading}", Text(text), style=style)
             self._log(f" {heading:<8} {text}")
         self.console.print(table)
 
@@ -132,9 +132,9 @@ class TrainView:
     def _words(self, pulse: Pulse) -> str:
         words = [f"loss {pulse.loss:.3f} (chance {pulse.chance:.2f})", f"lr {pulse.rate:.1e}"]
         if pulse.scale is not None:
-            words.append(f"scale {pulse.scale:.1f}")
+            words.append(f"scale {pulse.scale:.3g}")
         share = self._wait / self._step_s if self._step_s else 0.0
-        words += [f"{self._speed:.1f} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory)]
+        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory)]
         return " · ".join(words)
 
     def _time_left(self) -> str:
@@ -148,13 +148,13 @@ class TrainView:
 
     def table_head(self, metrics: Mapping[str, float]) -> None:
         """The head of the table of evaluations."""
-        columns = "".join(f"{WORDS[name]:>19}" for name in headlines(metrics))
-        self.say(f" {'epoch':>6}{'train loss':>12}{columns}", style="bold")
+        columns = "".join(f"{WORDS[name]:>18}" for name in headlines(metrics))
+        self.say(f" {'epoch':>5}{'train loss':>12}{columns}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
         """One evaluation."""
-        figures = "".join(f"{metrics[name]:>19.3f}" for name in headlines(metrics))
-        self.say(f" {epoch:>6}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'   best' if best else ''}")
+        figures = "".join(f"{metrics[name]:>18.3f}" for name in headlines(metrics))
+        self.say(f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'  best' if best else ''}")
 
     def log_to(self, path: Path) -> None:
         """Write what is said from now on, and what was said so far, into a file too."""

@@ -95,13 +95,13 @@ class Watch:
 
 def peak_rates(prepared: Prepared) -> dict[str, float]:
     """The highest peak rate of each part that trains: image, text (their backbones), heads."""
-    peaks: dict[str, float] = {}
+    peaks = dict.fromkeys(("image", "text", "heads"), 0.0)
     for parameter in prepared.plan.trainable:
         backbone = parameter.group not in ("projection", "classifier", "logit_scale", "logit_bias")
         part = parameter.tower if backbone else "heads"
         assert parameter.lr is not None  # what trains has a rate
-        peaks[part] = max(peaks.get(part, 0.0), parameter.lr)
-    return peaks
+        peaks[part] = max(peaks[part], parameter.lr)
+    return {part: peak for part, peak in peaks.items() if peak}
 
 
 def peak_memory(device: torch.device) -> int:

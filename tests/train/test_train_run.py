@@ -72,7 +72,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     """Raised to stop a run where a test wants."""
 
 
@@ -85,11 +85,12 @@ def stop_after(epochs: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def save(self: Keeper, *, epoch_end: bool = True) -> None:
         real(self, epoch_end=epoch_end)
         if epoch_end and self.progress.epoch == epochs:
-            raise Stop
+            raise StoppedError
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(Keeper, "save", save)
-        go(path)
+        with pytest.raises(StoppedError):
+            go(path)
 
 
 def test_a_run_learns_and_records_itself(write: Write) -> None:
@@ -358,7 +359,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence(write: Write, monkeypatch: pytes
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     path = write()
-    with pytest.raises(ClipftError, match="could not be written.*No space left"):
+    with pytest.raises(ClipftError, match=r"could not be written.*No space left"):
         go(path)
     run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
     assert committed(run) == []
