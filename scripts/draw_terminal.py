@@ -1,6 +1,6 @@
 """A command's coloured terminal output as an SVG, for the README.
 
-    python scripts/draw_terminal.py docs/freeze-report.svg -- clipft freeze-report configs/handclip.yaml
+python scripts/draw_terminal.py docs/freeze-report.svg -- clipft freeze-report configs/handclip.yaml
 """
 
 from __future__ import annotations

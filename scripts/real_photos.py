@@ -73,12 +73,12 @@ def clothing(options: argparse.Namespace) -> None:
     }
     by_rate = {}
     for rate in CLOTHING_RATES:
-        run = train(options, f"clothing-rate{rate:g}", config, 0, {"optim.lr": rate})
+        run = train(options, f"clothing-{rate:g}-0", config, 0, {"optim.lr": rate})
         by_rate[rate] = json.loads((run / "result.json").read_text(encoding="utf-8"))["tuned"]["zero_shot_top1"]
         print(f"clothing: rate {rate:g} reaches {by_rate[rate]:.3f} on val (seed 0)")
     best = max(by_rate, key=lambda rate: by_rate[rate])
     test = f"folder:{place / 'test'}"
-    outcomes = [outcome(options, f"clothing-{seed}", config, seed, {"optim.lr": best}, test) for seed in SEEDS]
+    outcomes = [outcome(options, f"clothing-{best:g}-{seed}", config, seed, {"optim.lr": best}, test) for seed in SEEDS]
     table(f"clothing test, heads, rate {best:g}, 10 epochs", outcomes, ("zero_shot_top1", "mean_per_class"))
 
 
@@ -110,12 +110,12 @@ def openstax(options: argparse.Namespace) -> None:
         "model": {"name": f"local-dir:{options.base}", "text": {"freeze_backbone": True}},
         "data": {"train": {**source, "split": "split=train"}, "val": {**source, "split": "split=val"}},
         "optim": {"lr": 3e-4, "weight_decay": 0.0},
-        "train": {"epochs": 5, "batch_size": 64},
+        "train": {"epochs": 3, "batch_size": 64},
     }
     test = f"table:{source['table']},caption=caption,split=split=test"
     outcomes = [outcome(options, f"openstax-{seed}", config, seed, {}, test) for seed in SEEDS]
     table(
-        "openstax test, image tower and both projections, 5 epochs", outcomes, ("image_to_text_r5", "text_to_image_r5")
+        "openstax test, image tower and both projections, 3 epochs", outcomes, ("image_to_text_r5", "text_to_image_r5")
     )
 
 

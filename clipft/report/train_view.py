@@ -123,7 +123,7 @@ class TrainView:
         bar = Table.grid(padding=(0, 2))
         bar.add_row(
             Text(f" epoch {epoch:>2}/{epochs}"),
-            ProgressBar(total=of, completed=done, width=40),
+            ProgressBar(total=of, completed=done, width=min(40, max(8, self.console.width - 48))),
             Text(f"{done}/{of}"),
             Text(f"{self._time_left()} left"),
         )

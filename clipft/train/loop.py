@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from clipft.data.batches import Batch, TrainBatches
 from clipft.train.optim import Schedule, set_rates
@@ -57,10 +56,9 @@ class StepFacts:
     epoch: int
     step: int
     result: StepResult
-    rows: int
+    batch: Batch
     seconds: float
     waited: float
-    faults: tuple[Any, ...]
 
 
 class Watcher(Protocol):
@@ -126,7 +124,7 @@ def run_loop(
             progress.skipped += result.skipped
             progress.epoch_losses.append(result.loss)
             seconds = time.perf_counter() - started
-            watcher.step(StepFacts(epoch, progress.step, result, len(batch.captions), seconds, waited, batch.faults))
+            watcher.step(StepFacts(epoch, progress.step, result, batch, seconds, waited))
             if rhythm.evaluate_every and progress.step % rhythm.evaluate_every == 0 and progress.step < schedule.steps:
                 progress.stopped_early = not evaluate()
                 if progress.stopped_early:
@@ -147,11 +145,3 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float, float]]:
         if batch is None:
             return
         yield batch, time.perf_counter() - started, started
-
-
-def note_evaluation(progress: Progress, value: float, *, lower_is_better: bool) -> bool:
-    """Take an evaluation's value of the best-metric into `progress`; whether it is the best so far."""
-    better = progress.best is None or (value < progress.best.value if lower_is_better else value > progress.best.value)
-    if better and math.isfinite(value):
-        progress.best = Best(value, progress.step, progress.epoch)
-    return better

@@ -42,6 +42,8 @@ from clipft.train.reckoning import captions_in_words, reckoning
 from clipft.train.start import Started, start
 from clipft.train.watch import Watch
 
+SHEET = "first-batch.jpg"
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -233,7 +235,7 @@ def _train(
             started.schedule,
             progress,
             rhythm,
-            Watch(prepared, started, view, log),
+            Watch(prepared, started, view, log, keeper.run / SHEET),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
 from clipft.train.arithmetic import not_learning, scale_in_words
 from clipft.train.loop import StepFacts
@@ -23,6 +25,7 @@ class Watch:
     """The loop's watcher.
 
     Args:
+        sheet: where a picture of the run's first batch goes.
         peaks: the highest learning rate of each part of the model.
     """
 
@@ -30,6 +33,7 @@ class Watch:
     started: Started
     view: TrainView
     log: MetricsLog
+    sheet: Path
     peaks: dict[str, float] = field(init=False)
     _named: set[str] = field(init=False, default_factory=set)
     _said: set[str] = field(init=False, default_factory=set)
@@ -42,15 +46,18 @@ class Watch:
         self.view.epoch(epoch)
 
     def step(self, facts: StepFacts) -> None:
-        """Log a step and show it."""
-        for fault in facts.faults:
+        """Log a step and show it; draw the run's first batch (P11)."""
+        if facts.step == 1:
+            cfg = self.started.clip.preprocess_cfg
+            write_batch_sheet(self.sheet, facts.batch.images, facts.batch.captions, mean=cfg["mean"], std=cfg["std"])
+        for fault in facts.batch.faults:
             if fault.path not in self._named:
                 self._named.add(fault.path)
                 self.view.warn(f"{fault}; another image takes its place")
         rates = {name: self.started.schedule.rate(peak, facts.step - 1) for name, peak in self.peaks.items()}
         scale = self._scale()
         memory = peak_memory(self.started.device)
-        chance = self.started.objective.chance(facts.rows)
+        chance = self.started.objective.chance(len(facts.batch.captions))
         self.log.write(
             "step",
             stage=0,
@@ -62,12 +69,12 @@ class Watch:
             logit_scale=scale,
             gradient_norm=facts.result.gradient_norm,
             skipped=facts.result.skipped,
-            pairs_per_s=facts.rows / facts.seconds,
+            pairs_per_s=len(facts.batch.captions) / facts.seconds,
             wait_s=facts.waited,
             memory_bytes=memory,
         )
         pulse = Pulse(facts.result.loss, chance, max(rates.values()), scale, memory)
-        self.view.step(pulse, rows=facts.rows, seconds=facts.seconds, waited=facts.waited)
+        self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
         """Say what an epoch showed to be wrong, each kind once."""

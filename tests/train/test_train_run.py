@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -109,6 +110,23 @@ def test_a_run_learns_and_records_itself(write: Write) -> None:
     assert (finished.folder / "log.txt").read_text().splitlines()[-1].strip() in text
     for command in ("clipft evaluate", "clipft predict", "clipft export"):
         assert command in text
+
+
+def test_the_first_batch_is_drawn(write: Write) -> None:
+    """P11: what the model sees after crops, with the words beside it."""
+    finished = go(write(train={"epochs": 1}))
+    with Image.open(finished.folder / "first-batch.jpg") as sheet:
+        assert sheet.size == (4 * 160, 2 * 200)  # 8 rows of the batch in four columns
+        assert len(sheet.getcolors(1 << 20)) > 100
+
+
+def test_pieces_change_neither_the_steps_nor_the_rates(write: Write) -> None:
+    """P33: the schedule counts optimiser steps."""
+    whole = go(write("whole", train={"epochs": 2}))
+    pieces = go(write("pieces", train={"epochs": 2, "micro_batch_size": 3}))
+    ours, theirs = (lines(f.folder, "step") for f in (pieces, whole))
+    assert [(x["step"], x["lr"]) for x in ours] == [(x["step"], x["lr"]) for x in theirs]
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-5)
 
 
 def test_the_untouched_model_is_scored_first(write: Write) -> None:

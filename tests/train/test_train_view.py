@@ -1,0 +1,73 @@
+"""What a person sees while a model trains."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from clipft.report.train_view import Pulse, TrainView, in_time
+
+
+def view(*, terminal: bool) -> TrainView:
+    return TrainView(Console(file=io.StringIO(), width=80, force_terminal=terminal, highlight=False))
+
+
+def text(shown: TrainView) -> str:
+    assert isinstance(shown.console.file, io.StringIO)
+    return shown.console.file.getvalue()
+
+
+PULSE = Pulse(loss=2.3123, chance=4.1589, rate=8.4e-6, scale=71.2, memory=2_000_000_000)
+
+
+def test_off_a_terminal_lines_are_plain_and_end_each_epoch() -> None:
+    """P18, P24: the loss stands beside chance, the scale as exp(logit_scale)."""
+    shown = view(terminal=False)
+    shown.begin(epochs=3, steps_per_epoch=2)
+    shown.epoch(1)
+    for _ in range(2):
+        shown.step(PULSE, rows=64, seconds=0.5, waited=0.01)
+    assert "epoch 1/3  step 2/2  loss 2.312 (chance 4.16) · lr 8.4e-06 · scale 71.2 · 128 pairs/s" in text(shown)
+    assert "wait 2% · 2.0 GB · 0:02 left" in text(shown)
+    assert "\x1b" not in text(shown)
+
+
+def test_the_live_line_fits_80_columns() -> None:
+    shown = view(terminal=True)
+    shown.begin(epochs=100, steps_per_epoch=12345)
+    shown.epoch(100)
+    shown.step(PULSE, rows=64, seconds=0.5, waited=0.3)
+    with shown.console.capture() as drawn:
+        shown.console.print(shown._picture(PULSE))
+    shown.stop()
+    assert all(Text.from_ansi(line).cell_len <= 80 for line in drawn.get().splitlines())
+    assert len(drawn.get().splitlines()) == 2
+
+
+def test_what_is_said_before_there_is_a_folder_reaches_the_log(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    shown = view(terminal=False)
+    shown.say("first")
+    shown.log_to(tmp_path / "log.txt")
+    shown.warn("second")
+    assert [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        ["first"],
+        ["warning", "second"],
+    ]
+
+
+def test_a_table_of_evaluations_fits_80_columns() -> None:
+    shown = view(terminal=False)
+    figures = {"loss": 2.5, "zero_shot_top1": 0.9, "image_to_text_r5": 0.4, "text_to_image_r5": 0.4, "nll": 1.0}
+    shown.table_head(figures)
+    shown.table_row("base", None, figures)
+    shown.table_row("100", 2.123, figures, best=True)
+    rows = text(shown).splitlines()
+    assert all(len(row) <= 80 for row in rows)
+    assert rows[0].split() == "epoch train loss val loss zero-shot top-1 image to text R@5".split()
+    assert rows[2].endswith("best")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(41, "0:41"), (61.4, "1:01"), (3723, "1:02:03")])
+def test_time_in_words(seconds: float, words: str) -> None:
+    assert in_time(seconds) == words
