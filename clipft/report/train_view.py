@@ -130,11 +130,11 @@ class TrainView:
         return Group(bar, Text(f" {self._words(pulse)}"))
 
     def _words(self, pulse: Pulse) -> str:
-        words = [f"loss {pulse.loss:.3f} (chance {pulse.chance:.2f})", f"lr {pulse.rate:.1e}"]
+        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})", f"lr {pulse.rate:.1e}"]
         if pulse.scale is not None:
-            words.append(f"scale {pulse.scale:.3g}")
+            words.append(f"scale {pulse.scale:.0f}")
         share = self._wait / self._step_s if self._step_s else 0.0
-        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory)]
+        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory).replace(".0 ", " ")]
         return " · ".join(words)
 
     def _time_left(self) -> str:

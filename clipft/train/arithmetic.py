@@ -88,8 +88,8 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
     found = []
     if loss != "classifier" and arithmetic.distinct < arithmetic.batch_size:
         found.append(
-            f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows that say the same count "
-            "as positives of each other; with so few captions loss.type: classifier may do better"
+            f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows that say the same "
+            "count as positives of each other; with so few captions loss.type: classifier may do better"
         )
     if pretrained:
         found += _rate_warnings(plan)
