@@ -1,0 +1,184 @@
+"""The commands as a person types them: results on stdout, talk on stderr, exit codes, no torch before it is needed."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from clipft.cli import app, main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("train", "freeze-report", "inspect", "schema", "evaluate", "predict", "export")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Types a command and returns its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["clipft", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def typed(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "clipft", *words], capture_output=True, text=True)
+    return done, time.perf_counter() - started
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",)])
+def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...]) -> None:
+    """P69: help and a config's mistakes are told at once."""
+    done, seconds = typed(*words)
+    assert not re.search(r"\| +(torch|open_clip|transformers)$", done.stderr, re.M)
+    assert seconds < 10  # a hang; how fast it is, is measured elsewhere
+
+
+def test_every_command_is_known_and_has_an_example() -> None:
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert set(commands) == set(COMMANDS)
+    for name, command in commands.items():
+        assert f"clipft {name}" in command.help, name
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [name for name in COMMANDS if f"clipft {name}" not in readme]
+
+
+def test_python_m_clipft_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "clipft", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"clipft \d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_a_wrong_config_is_a_sentence_and_exit_code_2(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {name: ViT-B-32, image: {freeze_layer: 3}}\ndata: {train: {folder: nowhere}}\n")
+    code, out, err = run("train", path)
+    assert (code, out) == (2, "")
+    assert f"{path}:1: model.image.freeze_layer: unknown key; did you mean freeze_layers?" in err
+    assert "nowhere does not exist" in err
+    assert "Traceback" not in err
+
+
+def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
+    code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert plan.keys() == {"model", "lines", "parameters", "totals"}
+    assert plan["totals"] == {"parameters": 151_277_313, "trainable": 14_832_641}
+    assert plan["parameters"][0].keys() == {"name", "tower", "group", "shape", "numel", "trainable", "rule", "lr"}
+    assert plan["lines"]["image"].startswith("froze embeddings + first 10/12 blocks (125 of 151 tensors")
+
+
+def test_freeze_report_says_which_keys_an_override_cleared(run: Run) -> None:
+    code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--set", "model.text.freeze_layers=4")
+    assert code == 0
+    assert "first 4/12 blocks" in out
+    assert "freeze_backbone" in out  # cleared, and said
+
+
+def test_freeze_report_all_lists_every_parameter(run: Run) -> None:
+    code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--all")
+    assert code == 0
+    assert "visual.transformer.resblocks.11.attn.in_proj_weight" in out
+    assert "ln_final.bias" in out
+
+
+def test_a_classifiers_report_without_its_data_says_what_it_does_not_know(run: Run) -> None:
+    code, out, _ = run("freeze-report", ROOT / "configs" / "clothing-classifier.yaml")
+    assert code == 0
+    assert "not in the loss" in out
+    assert "the classifier's size is not known" in out
+
+
+def test_inspect(run: Run) -> None:
+    code, out, _ = run("inspect", "--model", "ViT-B-32")
+    assert code == 0
+    for words in ("151,277,313", "87,849,216", "37,828,608", "768 x 512", "14.29"):
+        assert words in out
+
+
+def test_inspect_of_an_unknown_name_names_the_nearest(run: Run) -> None:
+    code, _, err = run("inspect", "--model", "ViT-B32")
+    assert code == 2
+    assert "ViT-B-32" in err
+
+
+def test_train_evaluate_predict_and_export(
+    run: Run, tiny_native: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P70: from a folder of photos to an export by what the last lines say to type."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(
+        f"model: {{name: 'local-dir:{tiny_native}'}}\n"
+        f"data: {{train: {{folder: '{tiny_photos}'}}, val: 0.25, workers: 0}}\n"
+        "optim: {lr: 1e-3}\ntrain: {epochs: 2, batch_size: 4, device: cpu, precision: fp32}\n"
+    )
+    code, out, err = run("train", "tiny.yaml", "--dry-run")
+    assert (code, out) == (0, "")
+    assert not (tmp_path / "runs").exists()
+    code, out, err = run("train", "tiny.yaml")
+    assert (code, out) == (0, "")
+    for command in ("clipft evaluate runs/tiny", "clipft predict runs/tiny", "clipft export runs/tiny"):
+        assert command in err
+    code, out, _ = run("evaluate", "runs/tiny", "--data", f"folder:{tiny_photos}", "--json")
+    assert code == 0
+    assert {"base", "tuned"} <= json.loads(out).keys()
+    assert "zero_shot_top1" in json.loads(out)["tuned"]
+    code, out, _ = run("predict", "runs/tiny", tiny_photos / "red" / "0.png", "--json", "--top", 2)
+    (prediction,) = json.loads(out)
+    assert [set(c) for c in prediction["classes"]] == [{"name", "probability"}] * 2
+    code, out, _ = run("predict", "runs/tiny", tiny_photos, "--csv", "--text", "a red square", "--text", "a blue one")
+    assert len(out.splitlines()) > 12
+    code, out, _ = run("predict", "runs/tiny", "--query", "a red square", "--data", tiny_photos, "--json")
+    assert [set(found) for found in json.loads(out)] == [{"image", "cosine"}] * 3
+    code, out, _ = run("export", "runs/tiny", "--out", "exported")
+    assert code == 0
+    assert (tmp_path / "exported" / "open_clip_config.json").exists()
+    assert "create_model_and_transforms" in out
+    code, _, err = run("export", "runs/tiny", "--out", "exported")
+    assert code == 2
+    assert "--force" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("predict", "runs/none", "a.jpg"), "does not exist"),
+        (("predict", "runs/none"), "name at least one image"),
+        (("evaluate", "nothing.yaml"), "does not exist"),
+        (("evaluate", "x", "--data", "nonsense"), "folder:"),
+        (("export", "nowhere", "--out", "y"), "nowhere"),
+    ],
+)
+def test_mistakes_of_other_commands_are_sentences(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, _, err = run(*words)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_an_unreadable_picture_is_named_and_the_others_answered(
+    run: Run, make_run, tiny_native: Path, tiny_photos: Path, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    """P3: exit code 1 says that something failed."""
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"")
+    code, out, err = run("predict", make_run(tiny_native), bad, tiny_photos / "red" / "0.png", "--json")
+    assert code == 1
+    assert len(json.loads(out)) == 1
+    assert "bad.jpg" in err
