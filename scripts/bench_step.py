@@ -6,7 +6,9 @@
 Three ways of training: full, last 2 (the last two blocks, norms, pooling and heads of both towers) and heads.
 open_clip_train has no such freezing: it gets ours (`clipft freeze-report --json`) on its own loop. Each side runs
 alone in a process of its own, from random weights, one loader worker, no evaluation; one hook on torch's optimisers
-reads clock and memory after each step on both sides. `whole` is the process from start to end.
+reads clock and memory after each step on both sides. A frozen text tower is encoded by clipft before its first step
+and by open_clip_train in each: that time is measured and shared out over the steps. `whole` is the process from start
+to end.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,9 @@ def run_side(place: Path, options: argparse.Namespace, way: str, side: str, turn
     times = read["times"]
     if len(times) != options.steps + 1:
         sys.exit(f"error: {side} ({way}) took {len(times)} steps instead of {options.steps + 1}")
-    return Figures(options.batch_size * options.steps / (times[-1] - times[0]), read["peak_bytes"], whole)
+    # of what was done once before the first step for all steps, the timed ones bear their share
+    seconds = times[-1] - times[0] + read["before_s"] * options.steps / (options.steps + 1)
+    return Figures(options.batch_size * options.steps / seconds, read["peak_bytes"], whole)
 
 
 def print_table(found: dict[tuple[str, str], list[Figures]], options: argparse.Namespace) -> None:
@@ -174,16 +178,26 @@ def _be_one_side(options: argparse.Namespace) -> int:
     clock = StepClock(options.device)
     register_optimizer_step_post_hook(clock)
     (way,) = options.ways
-    sides: dict[str, Callable[[argparse.Namespace, str], None]] = {"clipft": _clipft, "open_clip_train": _peer}
-    sides[options.side](options, way)
-    figures = {"times": clock.times, "peak_bytes": clock.peak_bytes}
+    sides: dict[str, Callable[[argparse.Namespace, str], float]] = {"clipft": _clipft, "open_clip_train": _peer}
+    before = sides[options.side](options, way)
+    figures = {"times": clock.times, "peak_bytes": clock.peak_bytes, "before_s": before}
     (options.place / "figures.json").write_text(json.dumps(figures), encoding="utf-8")
     return 0
 
 
-def _clipft(options: argparse.Namespace, way: str) -> None:
+def _clipft(options: argparse.Namespace, way: str) -> float:
+    """Train, and return the seconds spent on frozen texts before the first step."""
     from clipft.cli import main as clipft_main
+    from clipft.train.network import Network
 
+    encode, seconds = Network.prepare_texts, [0.0]
+
+    def timed(network: Network, captions: Sequence[str]) -> None:
+        started = time.perf_counter()
+        encode(network, captions)
+        seconds[0] += time.perf_counter() - started
+
+    Network.prepare_texts = timed  # type: ignore[method-assign]
     config = str(_config_path(options.place, way))
     sys.argv = ["clipft", "train", config, "--set", f"run.dir={options.run_dir}"]
     try:
@@ -191,9 +205,10 @@ def _clipft(options: argparse.Namespace, way: str) -> None:
     except SystemExit as end:
         if end.code:
             raise
+    return seconds[0]
 
 
-def _peer(options: argparse.Namespace, way: str) -> None:
+def _peer(options: argparse.Namespace, way: str) -> float:
     model, transform, _ = open_clip.create_model_and_transforms(options.model, output_dict=True, device=options.device)
     trained = set(json.loads(_config_path(options.place, way).with_suffix(".json").read_text(encoding="utf-8")))
     for name, parameter in model.named_parameters():
@@ -217,6 +232,7 @@ def _peer(options: argparse.Namespace, way: str) -> None:
         device=options.device,
     )
     train_peer(model, loader, args, steps=len(loader))
+    return 0.0
 
 
 def _freezing(model: str, way: str) -> dict[str, Any]:

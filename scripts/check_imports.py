@@ -17,7 +17,6 @@ LAYERS: Mapping[str, int] = {
     "train": 1,
     "evaluate": 2,
     "export": 2,
-    "exported": 2,
     "predict": 2,
     "report": 2,
     "model": 3,

@@ -19,7 +19,7 @@ from clipft.errors import InputError
 from clipft.model import sources
 from clipft.model.classifier import Classifier
 from clipft.model.construct import construct, draw, make_tokenizer
-from clipft.model.fill import RANDOM_BASE, Filled, base_phrase, fill, random_notes
+from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
 from clipft.model.recipe import Recipe, check_activation, recipe_of
@@ -56,7 +56,7 @@ class ClipModel:
         preprocess: an image to a tensor (3, H, W), as open_clip evaluates.
         tokenizer: texts to tokens.
         base: one phrase for where the weights are from.
-        random: whether a tower's weights are drawn, so that no file can bring them back.
+        random: whether any of the base's weights are drawn, so that no file can bring them back.
         notes: lines to say.
     """
 
@@ -126,7 +126,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
         classes, width = saved["classifier.weight"].shape
         model.classifier = Classifier(classes, width, cosine=cosine, bias=bias).eval()
-    _lay_over(model, saved, checkpoint)
+    lay_over(model, saved, checkpoint)
     tokenizer = make_tokenizer(recipe)
     if state.get("tokenizer", tokenizer.identity()) != tokenizer.identity():
         raise InputError(
@@ -134,7 +134,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
             "trained with; put the old one back where the run's config.yaml names it"
         )
     note = f"{checkpoint.folder}: step {checkpoint.step}, trained from {state['base']}"
-    filled = Filled(state["base"], (note,), random=state["base"] == RANDOM_BASE)
+    filled = Filled(state["base"], (note,))
     return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled)
 
 
@@ -169,7 +169,7 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     return Filled(label, (note, *said), preprocess=(other.preprocess_cfg, f"of {path}"))
 
 
-def _lay_over(model: nn.Module, saved: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+def lay_over(model: nn.Module, saved: dict[str, Tensor], checkpoint: Checkpoint) -> None:
     """Put the saved tensors over the base, strictly, and check every tensor against the run's own fingerprints."""
     wanted = model.state_dict()
     odd = [name for name, tensor in saved.items() if name not in wanted or wanted[name].shape != tensor.shape]
@@ -210,7 +210,7 @@ def _join(
         preprocess=image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False),
         tokenizer=tokenizer,
         base=filled.base,
-        random=filled.random,
+        random=is_drawn(recipe),
         notes=(*recipe.notes, *filled.notes),
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
+from rich.text import Text
 
 
 def result() -> Console:
@@ -15,3 +17,10 @@ def result() -> Console:
 def talk() -> Console:
     """Where progress and warnings go."""
     return Console(file=sys.stderr, highlight=False)
+
+
+def say(notes: Iterable[str]) -> None:
+    """Tell what a person should know beside the result; random weights stand out (P70)."""
+    console = talk()
+    for note in notes:
+        console.print(Text(f"note: {note}", style="yellow" if note.startswith("RANDOM") else ""), soft_wrap=True)

@@ -5,8 +5,9 @@ On a terminal the line is redrawn in place; off it the same words come as plain 
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +86,15 @@ class TrainView:
             table.add_row(f" {heading}", Text(text), style=style)
             self._log(f" {heading:<8} {text}")
         self.console.print(table)
+
+    def show(self, draw: Callable[[Console], None]) -> None:
+        """Let a report draw itself; the log gets it without colour."""
+        draw(self.console)
+        plain = Console(file=io.StringIO(), width=100, color_system=None)
+        draw(plain)
+        assert isinstance(plain.file, io.StringIO)
+        for line in plain.file.getvalue().splitlines():
+            self._log(line)
 
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
         """Start the live line, on a terminal."""

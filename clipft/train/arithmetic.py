@@ -11,9 +11,9 @@ from clipft.errors import InputError
 from clipft.model.plan import Plan
 from clipft.train.optim import warmup_steps
 
-# Ten times the highest published rate for a pretrained backbone (3e-5: WiSE-FT, section 4), and the upper end of the
-# range tried for projections (1e-2: ProLIP).
-BACKBONE_RATE_LIMIT = 3e-4
+# Reports of collapse begin at 5e-5 (recipes for full fine-tuning use 1e-6 to 3e-5: FLYP, WiSE-FT, CLIPood); projections
+# were tried up to 1e-2 (ProLIP).
+BACKBONE_RATE_LIMIT = 5e-5
 HEADS_RATE_LIMIT = 1e-2
 _HEADS = ("projection", "classifier", "logit_scale", "logit_bias")
 
@@ -91,6 +91,12 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
             f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows that say the same "
             "count as positives of each other; with so few captions loss.type: classifier may do better"
         )
+    if config.optim.name != "adamw" and config.optim.weight_decay > 1e-3:
+        found.append(
+            f"optim.weight_decay: {config.optim.weight_decay:g} is added to the gradient under "
+            f"{config.optim.name}, which is "
+            "much stronger than under adamw; recipes with it use 1e-5 to 5e-4"
+        )
     if pretrained:
         found += _rate_warnings(plan)
     return found
@@ -125,11 +131,11 @@ def not_learning(losses: Sequence[float], chance: float) -> str | None:
     )
 
 
-def scale_in_words(scale: float, low: float, high: float) -> str | None:
+def scale_in_words(scale: float, start: float, low: float, high: float) -> str | None:
     """A sentence when exp(logit_scale) has come to one of its bounds or left the usual range, else None (P24)."""
-    if scale >= high * 0.999:
+    if scale >= high * 0.999 > start:
         return (
-            f"logit_scale has reached its cap of {high:g}: usual for a trained CLIP (100), else lower "
+            f"logit_scale rose from {start:.3g} to its cap of {high:g}; if the loss is not low, lower "
             f"model.logit_scale.lr"
         )
     if scale <= low * 1.001:

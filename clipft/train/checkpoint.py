@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,16 +22,22 @@ from clipft.model.hashes import file_sha256
 from clipft.model.plan import Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 from clipft.model.standstill import moving_modules
-
-RNG_CPU, RNG_CUDA = "rng/cpu", "rng/cuda"
+from clipft.train.randomness import PREFIX
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A checkpoint on disk: the step it was taken at and its folder."""
+    """A checkpoint on disk.
+
+    Args:
+        step: the step it was taken at.
+        folder: where it is.
+        epoch_end: whether a run can go on from it; a best one may lie inside an epoch.
+    """
 
     step: int
     folder: Path
+    epoch_end: bool
 
 
 def saved_names(model: nn.Module, plan: Plan, *, everything: bool) -> list[str]:
@@ -76,11 +82,8 @@ def write_checkpoint(
         (temporary / COMMIT).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
         _sync(temporary / COMMIT)
         _sync(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _sync(folder.parent)
-    except OSError as error:
+        _put_in_place(temporary, folder)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(temporary, ignore_errors=True)
         raise ClipftError(
             f"{folder}: the checkpoint could not be written ({error}); free some disk and run the same command to go on"
@@ -88,52 +91,60 @@ def write_checkpoint(
     return folder
 
 
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename; a checkpoint of the same step is moved aside first and deleted last, so that one is always there."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
 def point_to(run: Path, name: str, folder: Path, facts: dict[str, Any]) -> None:
     """Write `last.json` or `best.json`: which folder it is, and why."""
-    target = run / CHECKPOINTS / f"{name}.json"
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"folder": folder.name, **facts}, indent=1), encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(target)
-    _sync(target.parent)
+    write_whole(run / CHECKPOINTS / f"{name}.json", json.dumps({"folder": folder.name, **facts}, indent=1))
 
 
-def prune(kept: Iterable[Kept], *, last: int, best: int | None) -> list[Kept]:
-    """Delete all but the newest `last` checkpoints and the one of step `best`; returns what stays."""
+def prune(kept: Iterable[Kept], *, last: int, best: int | None) -> None:
+    """Delete all but the newest `last` of epochs' ends, from which a run goes on, and that of step `best`."""
     ordered = sorted(kept, key=lambda k: k.step)
-    stay = [k for i, k in enumerate(ordered) if i >= len(ordered) - last or k.step == best]
+    stay = {k.step for k in [k for k in ordered if k.epoch_end][-last:]} | {best}
     for old in ordered:
-        if old not in stay:
+        if old.step not in stay:
             shutil.rmtree(old.folder, ignore_errors=True)
-    return stay
 
 
 def committed(run: Path) -> list[Kept]:
     """The checkpoints of a run that were written to the end, oldest first."""
-    folders = sorted((run / CHECKPOINTS).glob("step-*"))
-    return [Kept(int(f.name.removeprefix("step-")), f) for f in folders if (f / COMMIT).is_file()]
+    found = []
+    for folder in (run / CHECKPOINTS).glob("step-*"):
+        if (folder / COMMIT).is_file():
+            epoch_end = json.loads((folder / STATE).read_text(encoding="utf-8"))["epoch_end"]
+            found.append(Kept(int(folder.name.removeprefix("step-")), folder, epoch_end))
+    return sorted(found, key=lambda k: k.step)
 
 
-def random_states() -> dict[str, Tensor]:
-    """Torch's random states, which dropout draws from; order and augmentation need none."""
-    states = {RNG_CPU: torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states[RNG_CUDA] = torch.cuda.get_rng_state()
-    return states
-
-
-def restore_random_states(states: dict[str, Tensor]) -> None:
-    """Put back what `random_states` took."""
-    torch.set_rng_state(states[RNG_CPU])
-    if RNG_CUDA in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states[RNG_CUDA])
-
-
-def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """A checkpoint's optimiser tensors, random states and state.json."""
+def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A checkpoint's optimiser tensors and random states."""
     tensors = load_file(folder / OPTIMIZER)
-    random = {name: tensors.pop(name) for name in (RNG_CPU, RNG_CUDA) if name in tensors}
-    return tensors, random, json.loads((folder / STATE).read_text(encoding="utf-8"))
+    random = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
+    return tensors, random
 
 
 def _sync(path: Path) -> None:

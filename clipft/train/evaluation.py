@@ -30,7 +30,7 @@ class Evaluations:
 
     Args:
         rows: the validation rows.
-        save: writes a checkpoint of a best that is not at an epoch's end.
+        on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
@@ -46,6 +46,8 @@ class Evaluations:
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     on_best: Callable[[], None] = lambda: None
+    _latest_step: int = field(init=False, default=0)
+    _named: set[str] = field(init=False, default_factory=set)
 
     def measure_base(self) -> Measurement:
         """Epoch 0: the base's own figures, the first row of the table."""
@@ -59,15 +61,32 @@ class Evaluations:
     def __call__(self) -> bool:
         """Measure; whether to go on."""
         measurement = self._measure()
-        self.latest = measurement.figures()
+        self.take(measurement.figures(), self.progress.step)
         best = self._note_best()
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
-        self.view.table_row(str(self.progress.epoch), mean, self.latest, best=best)
+        self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, best=best)
         self._write(measurement)
         if best:
             self.on_best()
         return self._go_on()
+
+    @property
+    def _per_epoch(self) -> int:
+        return self.prepared.arithmetic.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the step belongs to, counted from 1; 0 is the base."""
+        return -(-self.progress.step // self._per_epoch)
+
+    def take(self, figures: dict[str, float], step: int) -> None:
+        """Make these the newest figures."""
+        self.latest, self._latest_step = figures, step
+
+    def of_step(self, step: int) -> dict[str, float]:
+        """The figures measured at this step; none where it was not measured."""
+        return self.latest if step == self._latest_step else {}
 
     def of_chosen(self) -> dict[str, float]:
         """The figures of the checkpoint that later commands take: the best where one is chosen, else the last."""
@@ -87,15 +106,27 @@ class Evaluations:
             pooled=config.loss.features == "pooled",
         )
         set_modes(started.clip.model, self.prepared.plan, training=True)
+        self._name_unreadable(measurement)
         return measurement
 
-    def _write(self, measurement: Measurement) -> None:
-        self.log.write(
-            "evaluation", stage=0, epoch=self.progress.epoch, step=self.progress.step, **measurement.to_json()
-        )
+    def _name_unreadable(self, measurement: Measurement) -> None:
+        """Name each unreadable validation image once; too many of them end the run (P3)."""
+        for fault in measurement.faults:
+            if fault.path not in self._named:
+                self._named.add(fault.path)
+                self.view.warn(f"{fault}; it is not measured")
+        limit = self.prepared.config.data.max_bad_fraction
+        if len(measurement.faults) > limit * len(self.rows):
+            raise InputError(
+                f"{len(measurement.faults)} of {len(self.rows)} validation images cannot be decoded, more than the "
+                f"{limit:.2%} of data.max_bad_fraction; the first is {measurement.faults[0]}. Mend or remove them"
+            )
 
-    def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor) -> Tensor:
-        return self.started.objective(Features(image, text), Targets(captions, labels))
+    def _write(self, measurement: Measurement) -> None:
+        self.log.write("evaluation", stage=0, epoch=self.epoch, step=self.progress.step, **measurement.to_json())
+
+    def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        return self.started.objective(Features(image, text), Targets(captions, labels, images))
 
     def _note_best(self) -> bool:
         name = self.prepared.config.evaluate.best
@@ -104,7 +135,7 @@ class Evaluations:
         value, best = self.latest[name], self.progress.best
         if not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
             return False
-        self.progress.best = Best(value, self.progress.step, self.progress.epoch)
+        self.progress.best = Best(value, self.progress.step, self.epoch)
         self.best = self.latest
         return True
 
@@ -116,7 +147,8 @@ class Evaluations:
         name = early.metric or config.evaluate.best
         assert name is not None  # the schema asks for one of them
         value = self.latest[name]
-        if self.progress.watched is None or _better(name, value, self.progress.watched):
+        first = self.progress.watched is None and math.isfinite(value)
+        if first or (self.progress.watched is not None and _better(name, value, self.progress.watched)):
             self.progress.watched, self.progress.since_best = value, 0
         else:
             self.progress.since_best += 1

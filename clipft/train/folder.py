@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from clipft.config.dump import dump_config
 from clipft.config.schema import Config
 from clipft.errors import InputError
-from clipft.model.runfiles import CONFIG, STATE
+from clipft.model.runfiles import CONFIG, verify
 from clipft.train.checkpoint import Kept, committed
 
 RESULT = "result.json"  # written last: a run that has it is finished
@@ -41,24 +40,41 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
     wanted = Path(config.run.dir or f"runs/{config_name}")
     path = next(p for p in _numbered(wanted) if not (p / RESULT).exists())
     notes = [] if path == wanted else [f"{wanted} holds a finished run: this one goes to {path}"]
+    if path.exists() and not path.is_dir():
+        raise InputError(f"run.dir: {path} is a file; name a folder")
     if not (path / CONFIG).exists():
         if path.exists() and any(path.iterdir()):
             raise InputError(f"run.dir: {path} is not empty and holds no run of clipft; name another folder")
         return RunFolder(
             path, None, (*notes, *(["--resume: nothing to go on with, so the run starts afresh"] if resume else []))
         )
-    newest = newest_epoch_end(path)
-    if newest is None:
-        return RunFolder(
-            path, None, (*notes, f"{path} holds a run that was stopped before its first checkpoint: it starts afresh")
-        )
+    kept = committed(path)
     differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(resolved(config)))
-    if differing:
+    if kept and differing:
         raise InputError(
             f"{path} holds an unfinished run under another config ({'; '.join(differing)}); go on with its own config, "
             "or start anew with another run.dir"
         )
+    newest, damaged = newest_whole(kept)
+    notes += damaged
+    if newest is None:
+        return RunFolder(
+            path, None, (*notes, f"{path} holds a run that was stopped in its first epoch: it starts afresh")
+        )
     return RunFolder(path, newest.folder, (*notes, f"going on with {path} from step {newest.step}"))
+
+
+def newest_whole(kept: Sequence[Kept]) -> tuple[Kept | None, list[str]]:
+    """The newest undamaged checkpoint of an epoch's end, and a sentence for each damaged one that is passed over."""
+    damaged = []
+    for candidate in reversed([k for k in kept if k.epoch_end]):
+        try:
+            verify(candidate.folder)
+        except InputError as error:
+            damaged.append(f"{error}; the checkpoint before it is taken")
+        else:
+            return candidate, damaged
+    return None, damaged
 
 
 def resolved(config: Config) -> Config:
@@ -100,12 +116,6 @@ def differing_keys(before: str, now: str) -> list[str]:
     old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
     keys = [k for k in [*old, *(k for k in new if k not in old)] if k != "run.dir"]
     return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
-
-
-def newest_epoch_end(run: Path) -> Kept | None:
-    """The newest committed checkpoint that was taken at an epoch's end."""
-    ends = [k for k in committed(run) if json.loads((k.folder / STATE).read_text(encoding="utf-8"))["epoch_end"]]
-    return ends[-1] if ends else None
 
 
 def _numbered(wanted: Path) -> Iterator[Path]:

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
-from clipft.errors import ClipftError
-from clipft.model.hashes import tensor_sha256, weights_sha256
-from clipft.model.runfiles import FORMAT, WEIGHTS
+from clipft.errors import ClipftError, InputError
+from clipft.model.build import lay_over
+from clipft.model.hashes import tensor_sha256
+from clipft.model.runfiles import FORMAT, open_checkpoint
 from clipft.train.checkpoint import (
     committed,
     point_to,
     prune,
-    random_states,
     read_training_state,
-    restore_random_states,
     saved_names,
     write_checkpoint,
 )
@@ -27,6 +25,7 @@ from clipft.train.evaluation import Evaluations
 from clipft.train.loop import Best, Progress
 from clipft.train.optim import load_named_state, named_state
 from clipft.train.prepare import Prepared
+from clipft.train.randomness import random_states, restore_random_states
 from clipft.train.start import Started
 
 
@@ -45,10 +44,13 @@ class Keeper:
     progress: Progress
     evaluations: Evaluations | None
     _names: list[str] = field(init=False)
+    _still: dict[str, str] = field(init=False)  # the frozen parameters' hashes, taken once
 
     def __post_init__(self) -> None:
         clip = self.started.clip
         self._names = saved_names(clip.model, self.prepared.plan, everything=clip.random)
+        frozen = {p.name for p in self.prepared.plan.frozen}
+        self._still = {n: tensor_sha256(t) for n, t in clip.model.named_parameters() if n in frozen}
 
     @property
     def bytes(self) -> int:
@@ -62,21 +64,21 @@ class Keeper:
         """Write a checkpoint of now, point `last` (and `best`, if it is that) to it, and prune."""
         progress, model = self.progress, self.started.clip.model
         weights = {name: model.state_dict()[name] for name in self._names}
-        optimizer = named_state(self.started.stepper.optimizer) | random_states()
+        optimizer = named_state(self.started.stepper.optimizer) | random_states(self.started.device)
         folder = write_checkpoint(
             self.run, progress.step, weights=weights, optimizer=optimizer, state=self._state(epoch_end=epoch_end)
         )
         where = {"step": progress.step, "epoch": progress.epoch}
         if epoch_end:
             point_to(self.run, "last", folder, where)
-        if progress.best is not None and progress.best.step == progress.step:
+        keep = self.prepared.config.checkpoint.keep
+        if keep.best and progress.best is not None and progress.best.step == progress.step:
             point_to(
                 self.run,
                 "best",
                 folder,
                 {**where, "metric": self.prepared.config.evaluate.best, "value": progress.best.value},
             )
-        keep = self.prepared.config.checkpoint.keep
         best = None if progress.best is None or not keep.best else progress.best.step
         prune(committed(self.run), last=keep.last, best=best)
 
@@ -95,43 +97,57 @@ class Keeper:
             "loss": prepared.loss,
             "features": loss.features,
             "classifier": head if prepared.loss == "classifier" else None,
-            "metrics": self.evaluations.latest if self.evaluations else {},
+            "metrics": self.evaluations.of_step(progress.step) if self.evaluations else {},
             "base_metrics": self.evaluations.base if self.evaluations else {},
             "best_metrics": self.evaluations.best if self.evaluations else {},
             "model": {"name": clip.name, "model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg},
             "base": clip.base,
             "tokenizer": clip.tokenizer.identity(),
             "saved": self._names,
-            "weights_sha256": weights_sha256(clip.model),
+            "data_sha256": prepared.data_sha256,
+            "weights_sha256": self._still
+            | {n: tensor_sha256(t) for n, t in clip.model.state_dict().items() if n not in self._still},
             "scaler": self.started.stepper.scaler.state_dict(),
             "threads": torch.get_num_threads(),
         }
 
-    def take_up(self, folder: Path) -> None:
-        """Bring weights, optimiser, random states and progress to where a checkpoint stands.
+    def take_up(self, folder: Path) -> tuple[str, ...]:
+        """Bring weights, optimiser, random states and progress to where a verified checkpoint stands.
+
+        Returns:
+            What is worth saying about it.
 
         Raises:
-            ClipftError: the checkpoint was taken of another plan, or over another base.
+            InputError: the data changed since, or the base is another one.
+            ClipftError: the checkpoint was taken of another plan.
         """
-        optimizer, random, state = read_training_state(folder)
-        weights = load_file(folder / WEIGHTS)
+        checkpoint = open_checkpoint(folder)
+        weights = checkpoint.tensors()
         if set(weights) != set(self._names):
             odd = sorted(set(weights) ^ set(self._names))
             raise ClipftError(
-                f"{folder}: holds other tensors than this run trains ({len(odd)} differ, the first is "
-                f"{odd[0]}); start anew with another run.dir"
+                f"{folder}: holds other tensors than this run trains ({len(odd)} differ, the first is {odd[0]}); start "
+                "anew with another run.dir"
             )
-        model = self.started.clip.model
-        model.load_state_dict(weights, strict=False)  # the frozen rest is the base's, checked next
-        for name, tensor in model.state_dict().items():
-            if state["weights_sha256"].get(name) != tensor_sha256(tensor):
-                raise ClipftError(
-                    f"{folder}: {name} differs from the checkpoint's: the base is not the one that this run "
-                    f"started from"
-                )
+        state = checkpoint.state
+        if state["data_sha256"] != self.prepared.data_sha256:
+            raise InputError(
+                f"{folder}: the data has changed since (other rows, captions or classes), so the order of "
+                f"training and what "
+                "is held out would change too; put it back, or start anew with another run.dir"
+            )
+        lay_over(self.started.clip.model, weights, checkpoint)
+        optimizer, random = read_training_state(folder)
         load_named_state(self.started.stepper.optimizer, optimizer)
         self.started.stepper.scaler.load_state_dict(state["scaler"])
-        restore_random_states(random)
+        restore_random_states(random, self.started.device)
+        self._restore_progress(state)
+        threads = torch.get_num_threads()
+        if state["threads"] == threads:
+            return ()
+        return (f"taken with {state['threads']} threads, now {threads}: the run goes on, but not to the last bit",)
+
+    def _restore_progress(self, state: dict[str, Any]) -> None:
         saved = dict(state["progress"])
         best = saved.pop("best")
         for name, value in saved.items():
@@ -139,4 +155,5 @@ class Keeper:
         self.progress.best = None if best is None else Best(**best)
         if self.evaluations is not None:
             self.evaluations.base = state["base_metrics"]
-            self.evaluations.latest, self.evaluations.best = state["metrics"], state["best_metrics"]
+            self.evaluations.take(state["metrics"], self.progress.step)
+            self.evaluations.best = state["best_metrics"]

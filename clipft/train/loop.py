@@ -29,9 +29,11 @@ class Progress:
         step: optimiser steps taken.
         epoch: epochs finished.
         best: the best evaluation of `evaluate.best`, the base aside.
-        since_best: evaluations since the watched metric last improved.
+        since_best: evaluations since the metric that early stopping watches last improved.
+        watched: that metric's best value so far.
         skipped: steps that a loss scaler refused.
-        bad_images: distinct unreadable images so far.
+        stopped_early: whether early stopping has ended the run.
+        epoch_losses: of the epoch under way.
     """
 
     step: int = 0

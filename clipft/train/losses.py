@@ -1,6 +1,6 @@
 """The losses, as functions of features, and the objective that a run minimises.
 
-Rows of a batch that share a caption or a class are positives of each other, never negatives.
+Rows of a batch that share a caption, a class or an image are positives of each other, never negatives.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from clipft.model.classifier import Classifier
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch's rows are: equal numbers mean equal captions, equal classes.
+    """What a batch's rows are: equal numbers mean equal captions, classes, images.
 
     Args:
         captions: (B,) caption numbers.
         labels: (B,) class numbers, -1 where a row has none.
+        images: (B,) image numbers, since an image may stand in several rows.
     """
 
     captions: Tensor
     labels: Tensor
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def positive_pairs(targets: Targets) -> Tensor:
     """Which image belongs to which text: (B, B) bool, symmetric, true on the diagonal."""
     same_caption = targets.captions[:, None] == targets.captions[None, :]
     same_label = (targets.labels[:, None] == targets.labels[None, :]) & (targets.labels >= 0)[:, None]
-    return same_caption | same_label
+    same_image = targets.images[:, None] == targets.images[None, :]
+    return same_caption | same_label | same_image
 
 
 def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor, positives: Tensor) -> Tensor:

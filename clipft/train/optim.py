@@ -102,14 +102,15 @@ def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tenso
     trained = {
         name: p for group in optimizer.param_groups for name, p in zip(group["names"], group["params"], strict=True)
     }
-    if by_parameter and set(by_parameter) != set(trained):
+    stateless = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
+    if set(by_parameter) != set(trained) and not (stateless and not by_parameter):
         odd = sorted(set(by_parameter) ^ set(trained))
         raise ClipftError(
             f"the checkpoint's optimiser state is for other parameters: {len(odd)} differ, the first is {odd[0]}"
         )
     for name, slots in by_parameter.items():
         parameter = trained[name]
-        # Adam's `step` is a scalar that stays on the CPU unless fused on a GPU; load_state_dict knows these rules.
+        # fused Adam keeps its `step` with the parameter, plain Adam on the CPU; each takes either
         optimizer.state[parameter] = {slot: _placed(slot, value, parameter) for slot, value in slots.items()}
 
 

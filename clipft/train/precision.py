@@ -34,8 +34,12 @@ class Precision:
         return torch.autocast(device.type, self.dtype)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device that `train.device` names; auto takes a GPU where there is one.
+def choose_device(wanted: str, key: str = "train.device") -> torch.device:
+    """The device that is named; auto takes a GPU where there is one.
+
+    Args:
+        wanted: auto, cpu, cuda, cuda:N or mps.
+        key: where it was named, as messages call it.
 
     Raises:
         InputError: the device is not there.
@@ -47,15 +51,15 @@ def choose_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise InputError(f"train.device: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}") from None
+        raise InputError(f"{key}: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"train.device: {wanted} is not on this machine ({torch.cuda.device_count()} GPUs found); write auto or cpu"
+            f"{key}: {wanted} is not on this machine ({torch.cuda.device_count()} GPUs found); write auto or cpu"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("train.device: mps is not on this machine; write auto or cpu")
+        raise InputError(f"{key}: mps is not on this machine; write auto or cpu")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"train.device: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}")
+        raise InputError(f"{key}: expected auto, cpu, cuda, cuda:N or mps, found {wanted!r}")
     return device
 
 
@@ -68,16 +72,22 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """The precision that `train.precision` names on this device."""
+def choose_precision(wanted: str, device: torch.device, key: str = "train.precision") -> Precision:
+    """The precision to compute in on this device; what differs from `wanted` is said in its notes.
+
+    Args:
+        wanted: auto, fp32, bf16 or fp16.
+        device: what to ask for its units.
+        key: where it was named, as notes call it.
+    """
     fast = has_fast_bf16(device)
     if wanted == "auto":
         return Precision("bf16" if fast else "fp32")
     if wanted == "fp16" and device.type == "cpu":
-        return Precision("fp32", ("train.precision: fp16 has no kernels on a CPU: this run computes in fp32",))
+        return Precision("fp32", (f"{key}: fp16 has no kernels on a CPU; computing in fp32",))
     if wanted == "bf16" and not fast:
         return Precision(
             "bf16",
-            (f"train.precision: this {device.type} has no bf16 units and emulates them, many times slower than fp32",),
+            (f"{key}: this {device.type} has no bf16 units and emulates them, many times slower than fp32",),
         )
     return Precision(wanted)

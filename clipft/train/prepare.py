@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from clipft.config.schema import Config, LossConfig
 from clipft.data.captions import RepeatReport, repeats
@@ -20,6 +23,7 @@ from clipft.model.plan import Plan
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, work_out
+from clipft.train.precision import choose_device
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Prepared:
         plan: what trains.
         repeats: how often captions and classes come again.
         arithmetic: steps, warm-up, negatives.
+        data_sha256: changes when a row, a caption or a class does.
     """
 
     config: Config
@@ -43,6 +48,7 @@ class Prepared:
     plan: Plan
     repeats: RepeatReport
     arithmetic: Arithmetic
+    data_sha256: str
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -57,6 +63,7 @@ def prepare(config: Config) -> Prepared:
         InputError: the data cannot be read, the loss does not fit, nothing trains, or the run makes no sense.
     """
     refuse_many_processes()
+    choose_device(config.train.device)
     check_there(recipe_of(config.model).source)
     splits = read_splits(config.data, config.run.seed)
     meta = build_meta(config.model)
@@ -66,9 +73,11 @@ def prepare(config: Config) -> Prepared:
     check_rows(splits.train, loss, "data.train")
     if splits.val is not None:
         check_rows(splits.val, loss, "data.val")
+    class_weights(config.loss, splits.train)
     plan = plan_of(config, meta, loss, splits.train.classes)
     found = repeats(splits.train)
-    return Prepared(config, loss, splits, meta, plan, found, work_out(config, len(splits.train), found))
+    sums = work_out(config, len(splits.train), found)
+    return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits))
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
@@ -151,6 +160,42 @@ def check_rows(rows: Rows, loss: str, key: str) -> None:
     if without:
         first = rows.place(int((rows.labels < 0).argmax()))
         raise InputError(f"{key}: {without} rows have no class, the first is {first}; a classifier needs one for each")
+
+
+def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
+    """(C,) weights of the classes, or None for equal ones.
+
+    Raises:
+        InputError: `loss.class_weights` names a class that is not there.
+    """
+    if loss.class_weights is None:
+        return None
+    if loss.class_weights == "balanced":
+        counts = torch.as_tensor(rows.class_counts(), dtype=torch.float32)
+        return counts.sum() / (len(counts) * counts.clamp(min=1))
+    unknown = [name for name in loss.class_weights if name not in rows.classes]
+    if unknown:
+        raise InputError(
+            f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}"
+        )
+    return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
+
+
+def data_sha256(splits: Splits) -> str:
+    """A digest of what trains and what measures: images by name, captions, labels, classes, in order."""
+    digest = hashlib.sha256()
+    for rows in (splits.train, splits.val):
+        if rows is None:
+            digest.update(b"none")
+            continue
+        digest.update(json.dumps(rows.classes).encode())
+        for i in range(len(rows)):
+            digest.update(os.path.basename(rows.images[i]).encode("utf-8", "surrogatepass") + b"\0")
+            if rows.captions is not None:
+                digest.update(rows.captions[i].encode("utf-8", "surrogatepass") + b"\0")
+        if rows.labels is not None:
+            digest.update(rows.labels.tobytes())
+    return digest.hexdigest()
 
 
 def refuse_many_processes() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,13 +23,14 @@ from clipft.data.captions import all_texts
 from clipft.errors import ClipftError
 from clipft.evaluate.measure import higher_is_better
 from clipft.model.fill import RANDOM_BASE
-from clipft.model.runfiles import CHECKPOINTS, CONFIG
+from clipft.model.runfiles import CONFIG
 from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
 from clipft.report.metric_words import WORDS
 from clipft.report.train_view import TrainView, headlines, in_time
 from clipft.train import arithmetic
+from clipft.train.checkpoint import write_whole
 from clipft.train.evaluation import Evaluations, check_metrics
 from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
 from clipft.train.keeper import Keeper
@@ -94,8 +94,9 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     view.facts([("disk", _disk_words(keeper, prepared))])
     try:
         if folder.resume_from is not None:
-            keeper.take_up(folder.resume_from)
-            view.say(_resume_words(progress, started))
+            for note in keeper.take_up(folder.resume_from):
+                view.note(note)
+            view.facts([("resume", _resume_words(progress, started))])
             if evaluations is not None:
                 view.table_head(evaluations.base)
         elif evaluations is not None:
@@ -126,10 +127,10 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     keeper = Keeper(folder.path, prepared, started, progress, evaluations)
     view.facts([("disk", _disk_words(keeper, prepared))])
     if evaluations is not None:
-        few = np.arange(min(config.train.batch_size, len(evaluations.rows)))
-        evaluations.rows = evaluations.rows.take(few)
+        count = min(config.train.batch_size, len(evaluations.rows))
+        evaluations.rows = evaluations.rows.take(np.linspace(0, len(evaluations.rows) - 1, count, dtype=np.int64))
+        view.note(f"the base on one evaluation batch of {count} of the {len(prepared.splits.val or ())} rows:")
         evaluations.measure_base()
-    _encode_frozen_texts(prepared, started)
     set_modes(started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
     batches = _batches(prepared, started)
@@ -148,7 +149,8 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
 
 def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
     """Say what will train, on what, for how long; then what is odd about it."""
-    print_freeze_report(prepared.plan, view.console, base=prepared.meta.base, optimizer=prepared.config.optim.name)
+    optimizer, base = prepared.config.optim.name, prepared.meta.base
+    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
     view.facts(reckoning(prepared))
     for note in (*loaded.notes, *notes, *prepared.splits.notes):
         view.note(note)
@@ -246,6 +248,9 @@ def _train(
         raise told from error
     finally:
         batches.close()
+    if batches.bad:
+        total = len(prepared.splits.train)
+        view.note(f"{len(batches.bad)} of {total} training images could not be decoded and others took their place")
 
 
 def _evaluations(
@@ -281,10 +286,9 @@ def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if folder.resume_from is not None:
         return
-    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)  # of a run that was stopped before its first epoch's end
-    (path / CONFIG).write_text(dump_config(resolved(prepared.config)), encoding="utf-8")
-    (path / "plan.json").write_text(json.dumps(prepared.plan.to_json(), indent=1), encoding="utf-8")
-    (path / "environment.json").write_text(json.dumps(environment(), indent=1), encoding="utf-8")
+    write_whole(path / CONFIG, dump_config(resolved(prepared.config)))
+    write_whole(path / "plan.json", json.dumps(prepared.plan.to_json(), indent=1))
+    write_whole(path / "environment.json", json.dumps(environment(), indent=1))
 
 
 def environment() -> dict[str, Any]:
@@ -316,7 +320,7 @@ def _finish(
         "stopped_early": progress.stopped_early,
         "skipped_steps": progress.skipped,
     }
-    (run / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_whole(run / RESULT, json.dumps(result, indent=1))
     return Finished(run, base, tuned, frozen)
 
 
@@ -340,6 +344,6 @@ def _resume_words(progress: Progress, started: Started) -> str:
     before = started.schedule.rate(peak, max(0, progress.step - 1))
     after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.steps else 0.0
     return (
-        f" resume   weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
+        f"weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
         f"learning rate {before:.3g} before, {after:.3g} now"
     )

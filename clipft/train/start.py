@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from clipft.config.schema import LossConfig
-from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
@@ -17,7 +14,7 @@ from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer
 from clipft.train.precision import Precision, choose_device, choose_precision
-from clipft.train.prepare import Prepared, classifier_for
+from clipft.train.prepare import Prepared, class_weights, classifier_for
 from clipft.train.step import Stepper
 
 
@@ -92,25 +89,6 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, class_weights(loss, prepared.splits.train))
-
-
-def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
-    """(C,) weights of the classes, or None for equal ones.
-
-    Raises:
-        InputError: `loss.class_weights` names a class that is not there.
-    """
-    if loss.class_weights is None:
-        return None
-    if loss.class_weights == "balanced":
-        counts = torch.as_tensor(rows.class_counts(), dtype=torch.float32)
-        return counts.sum() / (len(counts) * counts.clamp(min=1))
-    unknown = [name for name in loss.class_weights if name not in rows.classes]
-    if unknown:
-        raise InputError(
-            f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}"
-        )
-    return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
 
 
 def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:

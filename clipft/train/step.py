@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,10 @@ from clipft.data.batches import Batch
 from clipft.errors import ClipftError
 from clipft.train.losses import Features, Objective, Targets
 from clipft.train.network import Network
+from clipft.train.randomness import random_states, restore_random_states
+
+MAX_SKIPPED = 20
+"""fp16 steps skipped in a row before the run ends; a scaler that starts at 65536 needs few to find its scale."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,12 @@ class StepResult:
 
     Args:
         loss: the batch's loss before the update.
-        gradient_norm: over all trainable parameters, before clipping; None under a schedule without clipping.
+        gradient_norm: over all trainable parameters, before clipping.
         skipped: whether a loss scaler refused the update (fp16 overflow).
     """
 
     loss: float
-    gradient_norm: float | None
+    gradient_norm: float
     skipped: bool = False
 
 
@@ -53,25 +57,31 @@ class Stepper:
     micro_batch_size: int | None
     logit_scale_bounds: tuple[float, float]
     image_name: Callable[[int], str]
+    _skipped_in_a_row: int = field(init=False, default=0)
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on one batch.
 
         Raises:
-            ClipftError: the loss is not finite, or a trainable parameter got no gradient.
+            ClipftError: the loss or a gradient is not finite, or a trainable parameter got no gradient. No weight
+                has moved then.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch)
         if not math.isfinite(loss):
-            raise ClipftError(self._not_finite(loss, batch))
+            raise ClipftError(self._not_finite(f"the loss became {loss}", batch))
         self._check_gradients()
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise ClipftError(self._not_finite(f"the gradient's norm became {norm} under a loss of {loss:.3f}", batch))
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        skipped = self.scaler.get_scale() < before
+        self._count_skipped(skipped)
         self._hold_scale()
-        return StepResult(loss, norm, skipped=self.scaler.get_scale() < before)
+        return StepResult(loss, norm, skipped)
 
     def _backward(self, batch: Batch) -> float:
         size = len(batch.captions)
@@ -92,22 +102,22 @@ class Stepper:
         states, features = [], []
         with torch.no_grad():
             for piece in pieces:
-                states.append(_random_state(self.network.device))
+                states.append(random_states(self.network.device))
                 features.append(self.network.features(batch.images[piece], batch.captions[piece]))
         whole = _leaves(features)
         loss = self.objective(whole, self._targets(batch))
         self.scaler.scale(loss).backward()
-        end = _random_state(self.network.device)
+        end = random_states(self.network.device)
         for piece, state in zip(pieces, states, strict=True):
-            _set_random_state(self.network.device, state)
+            restore_random_states(state, self.network.device)
             again = self.network.features(batch.images[piece], batch.captions[piece])
             _backward_with(again, whole, piece)
-        _set_random_state(self.network.device, end)
+        restore_random_states(end, self.network.device)
         return float(loss.detach())
 
     def _targets(self, batch: Batch) -> Targets:
         device = self.network.device
-        return Targets(caption_numbers(batch.captions).to(device), batch.labels.to(device))
+        return Targets(caption_numbers(batch.captions).to(device), batch.labels.to(device), batch.identities.to(device))
 
     def _check_gradients(self) -> None:
         missing = [
@@ -122,11 +132,20 @@ class Stepper:
                 "freeze them (freeze_pattern, or optim.groups shows their names)"
             )
 
-    def _clip(self) -> float | None:
-        if self.clip_norm is None:
-            return None
+    def _clip(self) -> float:
+        """The norm of all gradients, before they are scaled down to `clip_norm`."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return float(nn.utils.clip_grad_norm_(parameters, self.clip_norm))
+        limit = math.inf if self.clip_norm is None else self.clip_norm
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+    def _count_skipped(self, skipped: bool) -> None:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if self._skipped_in_a_row >= MAX_SKIPPED:
+            raise ClipftError(
+                f"fp16 gradients overflowed in {MAX_SKIPPED} steps in a row (loss scale "
+                f"{self.scaler.get_scale():.2g}), so "
+                "nothing is learnt; set train.precision: bf16 or fp32, or lower optim.lr"
+            )
 
     def _hold_scale(self) -> None:
         low, high = (math.log(bound) for bound in self.logit_scale_bounds)
@@ -135,14 +154,14 @@ class Stepper:
             with torch.no_grad():
                 scale.clamp_(low, high)
 
-    def _not_finite(self, loss: float, batch: Batch) -> str:
+    def _not_finite(self, what: str, batch: Batch) -> str:
         rates = sorted({group["lr"] for group in self.optimizer.param_groups})
         scale = self.network.clip.scale
         return (
-            f"the loss became {loss} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale "
-            f"{scale:.1f}; "
-            f"the batch's first images: {', '.join(self.image_name(int(i)) for i in batch.indices[:3])}. Lower "
-            f"optim.lr, or set train.precision: fp32"
+            f"{what} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale {scale:.1f}; "
+            f"the batch's "
+            f"first images: {', '.join(self.image_name(int(i)) for i in batch.indices[:3])}. Lower optim.lr, or set "
+            "train.precision: fp32"
         )
 
 
@@ -167,13 +186,3 @@ def _backward_with(piece: Features, whole: Features, rows: slice) -> None:
             gradients.append(all_rows.grad[rows])
     if outputs:
         torch.autograd.backward(outputs, gradients)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

@@ -35,11 +35,13 @@ class Watch:
     log: MetricsLog
     sheet: Path
     peaks: dict[str, float] = field(init=False)
+    _start_scale: float = field(init=False)
     _named: set[str] = field(init=False, default_factory=set)
     _said: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.peaks = peak_rates(self.prepared)
+        self._start_scale = self.started.clip.scale
 
     def epoch_begins(self, epoch: int) -> None:
         """The display counts from here."""
@@ -82,8 +84,8 @@ class Watch:
         self._once("chance", not_learning(losses, chance))
         bounds = self.prepared.config.model.logit_scale
         scale = self._scale()
-        if scale is not None:
-            self._once("scale", scale_in_words(scale, bounds.min, bounds.max))
+        if scale is not None and self.started.clip.logit_scale.requires_grad:
+            self._once("scale", scale_in_words(scale, self._start_scale, bounds.min, bounds.max))
         if self.view.wait_share > DATA_BOUND:
             self._once(
                 "wait",

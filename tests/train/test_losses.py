@@ -22,7 +22,7 @@ def features(rows: int, width: int = 16, seed: int = 0) -> tuple[torch.Tensor, t
 
 
 def targets(captions: list[str], labels: list[int] | None = None) -> Targets:
-    return Targets(caption_numbers(captions), torch.tensor(labels or [-1] * len(captions)))
+    return Targets(caption_numbers(captions), torch.tensor(labels or [-1] * len(captions)), torch.arange(len(captions)))
 
 
 @pytest.mark.parametrize("rows", [2, 3, 17, 64])
@@ -77,6 +77,13 @@ def test_rows_of_one_class_are_positives_whatever_their_caption() -> None:
         [False, False, True, False],
         [False, False, False, True],
     ]
+
+
+def test_rows_of_one_image_are_positives_whatever_their_caption() -> None:
+    """P20: an image with several captions is not pushed away from its own."""
+    captions = caption_numbers(["a cat", "an animal", "a dog"])
+    same_image = Targets(captions, torch.full((3,), -1), torch.tensor([7, 7, 8]))
+    assert positive_pairs(same_image).tolist() == [[True, True, False], [True, True, False], [False, False, True]]
 
 
 def test_rows_without_a_label_are_not_one_class() -> None:

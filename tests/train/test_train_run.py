@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,9 @@ from clipft.errors import ClipftError, InputError
 from clipft.model.runfiles import open_checkpoint, verify
 from clipft.model.saved import load_saved
 from clipft.report.train_view import TrainView
-from clipft.train.checkpoint import committed
+from clipft.train.arithmetic import scale_in_words, warnings
+from clipft.train.checkpoint import committed, write_checkpoint
+from clipft.train.prepare import prepare
 from clipft.train.run import Finished, dry_run, train
 
 Write = Callable[..., Path]
@@ -141,7 +144,7 @@ def test_the_untouched_model_is_scored_first(write: Write) -> None:
 def test_a_config_saved_beside_the_weights_runs_again(write: Write) -> None:
     """P69: the resolved config, bit for bit the same run."""
     path = write()
-    first = go(path, "--set".replace("--set", "optim.lr=2e-3"))
+    first = go(path, "optim.lr=2e-3")
     again = go(first.folder / "config.yaml", f"run.dir={first.folder.parent / 'again'}")
     assert same(weights(first.folder), weights(again.folder))
 
@@ -303,13 +306,8 @@ def test_more_than_one_process_is_refused(write: Write, monkeypatch: pytest.Monk
 
 def test_a_rate_far_above_the_methods_is_warned_of(write: Write, tmp_path: Path) -> None:
     """P29: by number, where the weights are pretrained."""
-    from clipft.train import arithmetic
-    from clipft.train.prepare import prepare
-
     prepared = prepare(load_config(write(optim={"lr": 5e-3, "lr_heads": 0.1})).config)
-    warned = arithmetic.warnings(
-        prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True
-    )
+    warned = warnings(prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True)
     assert any("image backbone trains at 0.005" in w for w in warned)
     assert any("heads train at 0.1" in w for w in warned)
     assert any("4 distinct captions in batches of 8" in w for w in warned)  # P21
@@ -368,17 +366,130 @@ def test_tensorboard_events(write: Write) -> None:
     assert list((finished.folder / "tensorboard").glob("events.*"))
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P38: nothing half-written stays under a checkpoint's name."""
-    from clipft.train import checkpoint
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
+def test_a_full_disk_ends_the_run_in_a_sentence(write: Write) -> None:
+    """P38: nothing half-written stays under a checkpoint's name. A limit on files' sizes stands for the full disk."""
     path = write()
-    with pytest.raises(ClipftError, match=r"could not be written.*No space left"):
-        go(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        with pytest.raises(ClipftError, match=r"could not be written.*File too large"):
+            go(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
     assert committed(run) == []
     assert not list((run / "checkpoints").glob("step-*"))
+
+
+def test_a_best_inside_an_epoch_leaves_the_epochs_end_to_go_on_from(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P37, P38: with one checkpoint kept; the resumed run is the straight one to the bit."""
+    settings: dict[str, Any] = {
+        "evaluate": {"every": 3, "best": "loss"},
+        "checkpoint": {"keep": {"last": 1, "best": 1}},
+        "train": {"epochs": 3},
+    }
+    straight = go(write("straight", **settings))
+    path = write("stopped", **settings)
+    stop_after_step(6, path, monkeypatch)  # epochs end at 4, 8 and 12
+    shown = view()
+    resumed = go(path, shown=shown)
+    assert "from step 4" in said(shown)
+    assert same(weights(straight.folder), weights(resumed.folder))
+    assert resumed.tuned == straight.tuned
+
+
+def stop_after_step(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until step `step` is saved as the best, then die."""
+    from clipft.train.keeper import Keeper
+
+    real = Keeper.save
+
+    def save(self: Keeper, *, epoch_end: bool = True) -> None:
+        real(self, epoch_end=epoch_end)
+        if self.progress.step == step:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "save", save)
+        with pytest.raises(StoppedError):
+            go(path)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P38, P52: a flipped bit in the optimiser's file too."""
+    straight = go(write("straight"))
+    path = write("stopped")
+    stop_after(3, path, monkeypatch)
+    run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
+    file = committed(run)[-1].folder / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    shown = view()
+    resumed = go(path, shown=shown)
+    assert "optimizer.safetensors: is damaged" in "".join(said(shown).split("\n"))
+    assert "from step 8" in said(shown)
+    assert same(weights(straight.folder), weights(resumed.folder))
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P38: a rename that fails leaves the old one."""
+    state = {"epoch_end": True}
+    folder = write_checkpoint(tmp_path, 4, weights={"a": torch.zeros(2)}, optimizer={}, state=state)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(ClipftError, match="Input/output error"):
+            write_checkpoint(tmp_path, 4, weights={"a": torch.ones(2)}, optimizer={}, state=state)
+    assert load_file(folder / "model.safetensors")["a"].tolist() == [0, 0]
+    assert [k.folder for k in committed(tmp_path)] == [folder]
+
+
+def test_a_best_that_is_not_kept_is_not_pointed_to(write: Write) -> None:
+    finished = go(write(evaluate={"best": "loss"}, checkpoint={"keep": {"last": 1, "best": 0}}))
+    assert not (finished.folder / "checkpoints" / "best.json").exists()
+    load_saved(finished.folder)
+
+
+def test_changed_data_does_not_go_on_silently(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P10: another picture would change what is held out."""
+    path = write()
+    stop_after(1, path, monkeypatch)
+    shutil.copy(tmp_path / "colours" / "red" / "colours-0.png", tmp_path / "colours" / "red" / "new.png")
+    with pytest.raises(InputError, match="the data has changed since"):
+        go(path)
+
+
+def test_steps_are_ordered_by_number(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        write_checkpoint(tmp_path, step, weights={}, optimizer={}, state={"epoch_end": True})
+    assert [k.step for k in committed(tmp_path)] == [999_999, 1_000_000]
+
+
+def test_the_log_has_the_freeze_report(write: Write) -> None:
+    finished = go(write(train={"epochs": 1}))
+    assert "backbone tensors train" in (finished.folder / "log.txt").read_text()
+
+
+def test_the_scale_in_words() -> None:
+    """P24: said when it leaves a sane range, not where a trained CLIP has been all along."""
+    assert scale_in_words(100.0, 100.0, 1.0, 100.0) is None
+    assert "rose from 14.3 to its cap" in (scale_in_words(100.0, 14.3, 1.0, 100.0) or "")
+    assert "sunk to its floor" in (scale_in_words(1.0, 14.3, 1.0, 100.0) or "")
+    assert "far below the usual" in (scale_in_words(3.0, 14.3, 1.0, 100.0) or "")
+    assert scale_in_words(20.0, 14.3, 1.0, 100.0) is None
+
+
+def test_unknown_class_weights_are_refused_before_any_weight(write: Write) -> None:
+    with pytest.raises(InputError, match=r"loss\.class_weights: 'rde' is not a class"):
+        prepare(load_config(write(loss={"type": "classifier", "class_weights": {"rde": 2.0}})).config)
