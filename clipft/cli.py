@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
 from clipft import __version__
 from clipft.errors import ClipftError, InputError
+
+if TYPE_CHECKING:
+    from clipft.config.load import Loaded
 
 app = typer.Typer(
     name="clipft",
@@ -29,7 +32,6 @@ Overrides = Annotated[
 
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 
 
 class Checkpoint(Enum):
@@ -37,6 +39,15 @@ class Checkpoint(Enum):
 
     best = "best"
     last = "last"
+
+
+class Precision(Enum):
+    """What to compute in."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 class Layout(Enum):
@@ -50,6 +61,8 @@ Which = Annotated[
     Optional[Checkpoint],  # noqa: UP045
     typer.Option("--which", help="A run's best or last checkpoint; the best where the run chose one."),
 ]
+
+ComputeIn = Annotated[Precision, typer.Option("--precision", help="auto is bf16 where the hardware has it, else fp32.")]
 
 
 def _version(wanted: bool) -> None:
@@ -86,6 +99,14 @@ def train(
 
     loaded = load_config(config, overrides or ())
 
+    try:
+        _train(loaded, config.stem, resume=resume, dry_run=dry_run)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from the last epoch that ended, if one did", err=True)
+        raise typer.Exit(130) from None
+
+
+def _train(loaded: Loaded, name: str, *, resume: bool, dry_run: bool) -> None:
     from clipft.report.console import talk
     from clipft.report.train_view import TrainView
     from clipft.train.run import dry_run as rehearse
@@ -93,13 +114,9 @@ def train(
 
     view = TrainView(talk())
     if dry_run:
-        rehearse(loaded, config.stem, view)
-        return
-    try:
-        run(loaded, config.stem, view, resume=resume)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command goes on from the last epoch that ended", err=True)
-        raise typer.Exit(130) from None
+        rehearse(loaded, name, view)
+    else:
+        run(loaded, name, view, resume=resume)
 
 
 @app.command("freeze-report")
@@ -181,18 +198,20 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(
             "--data",
-            help="folder:DIR, sidecar:DIR or table:FILE,image=COLUMN,caption=COLUMN,split=COLUMN=VALUE; "
-            "the run's data.val if left out.",
+            metavar="SOURCE",
+            help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
         ),
     ] = None,
     which: Which = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the base beside the tuned model.")] = True,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: ComputeIn = Precision.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print {base, tuned} as JSON.")] = False,
 ) -> None:
     """Measure a model, its base beside it.
+
+    A table's columns are named: table:FILE,image=COLUMN,caption=COLUMN,label=COLUMN,split=COLUMN=VALUE
 
     Example: clipft evaluate runs/handclip --data folder:my/test
     """
@@ -203,13 +222,14 @@ def evaluate(
     source = None if data is None else parse_data_option(data)
 
     from clipft.evaluate.compare import evaluate_target
-    from clipft.report.console import result
+    from clipft.report.console import result, say
     from clipft.report.evaluation_table import evaluation_table
     from clipft.report.progress import show_progress
     from clipft.train.precision import choose_device, choose_precision
 
-    place = choose_device(device)
-    chosen = choose_precision(precision, place)
+    place = choose_device(device, "--device")
+    chosen = choose_precision(precision.value, place, "--precision")
+    say(chosen.notes)
     evaluation = evaluate_target(
         target,
         source,
@@ -245,7 +265,7 @@ def predict(
     which: Which = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: ComputeIn = Precision.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV.")] = False,
 ) -> None:
@@ -255,6 +275,8 @@ def predict(
     """
     import json
 
+    if as_json and as_csv:
+        raise InputError("--json and --csv: give one of them")
     looked_at = [*(images or ()), *(data or ())]
     if not looked_at:
         raise InputError("IMAGE|FOLDER: name at least one image or folder" + (" with --data" if query else ""))
@@ -263,15 +285,16 @@ def predict(
 
     from clipft.evaluate.target import open_target
     from clipft.predict import Compute, Nearest, nearest_images, predict_classes
-    from clipft.report.console import result, talk
+    from clipft.report.console import result, say, talk
     from clipft.report.prediction_view import nearest_view, prediction_view
     from clipft.report.progress import show_progress
     from clipft.train.precision import choose_device, choose_precision
 
-    place = choose_device(device)
-    chosen = choose_precision(precision, place)
+    place = choose_device(device, "--device")
+    chosen = choose_precision(precision.value, place, "--precision")
     compute = Compute(place, lambda: chosen.autocast(place), batch_size, watch=show_progress)
     target = open_target(model, which.value if which else None)
+    say((*target.notes, *chosen.notes))
     found = (
         nearest_images(target, query, looked_at, compute, top=top)
         if query is not None
@@ -307,7 +330,8 @@ def export(
     from clipft.report.console import result
     from clipft.report.export_view import export_view
 
-    result().print(export_view(write(run, out, which=which.value if which else None, to=to.value, force=force)))
+    written = write(run, out, which=which.value if which else None, to=to.value, force=force)
+    result().print(export_view(written), soft_wrap=True)
 
 
 def main() -> NoReturn:
@@ -315,6 +339,8 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except ClipftError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        from clipft.report.console import mistake
+
+        mistake(str(error))
         sys.exit(error.exit_code)
     sys.exit(0)

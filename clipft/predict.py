@@ -157,8 +157,9 @@ def predict_classes(
     target.clip.model.to(compute.device)
     encoded = _encode(target, images, compute, pooled=classifier is not None and target.pooled)
     if classifier is not None:
+        features = encoded.features if encoded.pooled is None else encoded.pooled
         with torch.no_grad():
-            shares = classifier(encoded.features.to(compute.device)).double().softmax(dim=1).cpu()
+            shares = classifier(features.to(compute.device)).double().softmax(dim=1).cpu()
         names, among = target.classes, f"{len(target.classes)} classes, by the run's classifier"
     else:
         names = tuple(texts) or target.classes

@@ -192,9 +192,9 @@ def _clipft(options: argparse.Namespace, way: str) -> float:
 
     encode, seconds = Network.prepare_texts, [0.0]
 
-    def timed(network: Network, captions: Sequence[str]) -> None:
+    def timed(self: Network, captions: Sequence[str]) -> None:
         started = time.perf_counter()
-        encode(network, captions)
+        encode(self, captions)
         seconds[0] += time.perf_counter() - started
 
     Network.prepare_texts = timed  # type: ignore[method-assign]

@@ -182,3 +182,32 @@ def test_an_unreadable_picture_is_named_and_the_others_answered(
     assert code == 1
     assert len(json.loads(out)) == 1
     assert "bad.jpg" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_where_and_how_to_compute_is_refused_by_the_options_own_name(run: Run, tmp_path: Path, command: str) -> None:
+    code, _, err = run(command, tmp_path, "a.jpg", "--precision", "banana")
+    assert code == 2
+    assert "--precision" in err
+    assert "Traceback" not in err
+    words = ("a.jpg",) if command == "predict" else ()
+    code, _, err = run(command, tmp_path, *words, "--device", "cuda:99")
+    assert code == 2
+    assert "--device: cuda:99 is not on this machine" in err
+
+
+def test_predict_and_evaluate_say_what_the_weights_and_the_precision_are(
+    run: Run, tiny_native: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """P70: random weights are loud wherever they answer, and another precision than the one asked for is said."""
+    (tmp_path / "open_clip_config.json").write_bytes((tiny_native / "open_clip_config.json").read_bytes())
+    here = ("--device", "cpu", "--precision", "fp16")
+    photo = tiny_photos / "red" / "0.png"
+    code, out, err = run("predict", f"local-dir:{tmp_path}", photo, "--text", "a", "--text", "b", "--json", *here)
+    assert (code, len(json.loads(out))) == (0, 1)
+    assert "note: RANDOM WEIGHTS" in err
+    assert "note: --precision: fp16 has no kernels on a CPU; computing in fp32" in err
+    code, out, err = run("evaluate", f"local-dir:{tmp_path}", "--data", f"folder:{tiny_photos}", "--json", *here)
+    assert code == 0
+    assert any(note.startswith("RANDOM WEIGHTS") for note in json.loads(out)["notes"])
+    assert "note: --precision: fp16 has no kernels on a CPU; computing in fp32" in err

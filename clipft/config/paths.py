@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from clipft.config.schema import Config
-from clipft.config.vocabulary import dotted, nearest
+from clipft.config.vocabulary import nearest
 from clipft.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000
@@ -54,11 +53,6 @@ def _refused(path: Path, message: str, line: int | None = None) -> ConfigError:
 
 
 # --- what the data section names -----------------------------------------------------------------
-
-
-def check_paths(config: Config) -> tuple[Problem, ...]:
-    """A problem for each folder and file of the data section that is not there."""
-    return tuple(Problem(None, dotted(path), message) for path, message in missing(config.model_dump()["data"]))
 
 
 def missing(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -134,7 +134,7 @@ class TowerConfig(Section):
     freeze_pattern: Pattern | None = None
     """A regular expression: freezes the backbone parameters whose name it matches; the word `all`
     freezes the backbone. Wins over freeze_layers and freeze_backbone."""
-    freeze_layers: Annotated[int, Field(ge=-1)] | None = None
+    freeze_layers: int | None = None
     """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone.
     Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
@@ -485,7 +485,7 @@ class EvaluateConfig(Section):
 class KeepConfig(Section):
     """Which checkpoints stay on disk."""
 
-    last: Annotated[int, Field(ge=1)] = 1
+    last: Annotated[int, Field(ge=1)] = 2
     """How many of the newest checkpoints to keep."""
     best: Literal[0, 1] = 1
     """Whether to keep the best one, where evaluate.best is set."""

@@ -34,6 +34,7 @@ class Batch:
         images: (B, 3, H, W) float32, preprocessed.
         captions: B texts to tokenize; empty where the rows of an evaluation have none.
         labels: (B,) int64, -1 where a row has none.
+        identities: (B,) int64, equal for rows that show the same image.
         indices: (B,) int64, the rows in Rows.
         faults: rows that were found bad for the first time while this batch was made.
     """
@@ -41,6 +42,7 @@ class Batch:
     images: torch.Tensor
     captions: list[str]
     labels: torch.Tensor
+    identities: torch.Tensor
     indices: torch.Tensor
     faults: tuple[RowFault, ...]
 
@@ -110,7 +112,7 @@ class TrainBatches:
     def _batch(self, decoded: Decoded, epoch: int, faults: tuple[RowFault, ...]) -> Batch:
         indices = decoded.indices.tolist()
         texts = [training_text(self.rows, i, self._templates, seed=self._seed, epoch=epoch) for i in indices]
-        return Batch(decoded.images, texts, _labels(self.rows, indices), decoded.indices, faults)
+        return _batch(self.rows, decoded, texts, faults)
 
     def _refuse_too_many(self) -> None:
         bad, total = len(self.bad), len(self.rows)
@@ -139,7 +141,7 @@ def eval_batches(
     for decoded in _sentences(loader):
         indices = decoded.indices.tolist()
         captions = [] if rows.captions is None else [rows.captions[index] for index in indices]
-        yield Batch(decoded.images, captions, _labels(rows, indices), decoded.indices, decoded.faults)
+        yield _batch(rows, decoded, captions, decoded.faults)
 
 
 def worker_death(error: RuntimeError) -> ClipftError | None:
@@ -213,7 +215,14 @@ def _sentences(loader: DataLoader[Any]) -> Iterator[Decoded]:
         raise told from error
 
 
-def _labels(rows: Rows, indices: list[int]) -> torch.Tensor:
-    if rows.labels is None:
-        return torch.full((len(indices),), -1)
-    return torch.from_numpy(rows.labels[np.array(indices, np.int64)])
+def _batch(rows: Rows, decoded: Decoded, captions: list[str], faults: tuple[RowFault, ...]) -> Batch:
+    indices = decoded.indices.numpy()
+    labels = np.full(len(indices), -1) if rows.labels is None else rows.labels[indices]
+    return Batch(
+        images=decoded.images,
+        captions=captions,
+        labels=torch.from_numpy(labels),
+        identities=torch.from_numpy(rows.identities[indices]),
+        indices=decoded.indices,
+        faults=faults,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,8 +35,9 @@ def class_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[tup
 
 
 def example_prompts(classes: Sequence[str], templates: Sequence[str], count: int = 3) -> tuple[str, ...]:
-    """Finished prompts of the first classes, templates in turn: what a person checks the wording by (P61)."""
-    return tuple(fill(templates[i % len(templates)], name) for i, name in enumerate(classes[:count]))
+    """Finished prompts, of different classes and templates where there are some, to check the wording by (P61)."""
+    there = max(len(classes), len(templates)) if classes else 0
+    return tuple(fill(templates[i % len(templates)], classes[i % len(classes)]) for i in range(min(count, there)))
 
 
 def all_texts(rows: Rows, templates: Sequence[str]) -> Sequence[str]:
@@ -67,9 +69,13 @@ class CaptionReport:
         if not self.cut:
             return f"longest caption {self.longest} of {self.context_length} tokens"
         share = f"{self.cut:,} of {self.captions:,} captions ({100 * self.cut / self.captions:.1f} %)"
-        tokens, text = self.examples[0]
-        shown = text if len(text) <= 60 else f"{text[:57]}..."
-        return f"{share} are cut at {self.context_length} tokens, the longest has {tokens}: {shown!r}"
+        lines = [f"{share} are cut at {self.context_length} tokens; the longest has {self.longest}"]
+        lines += [f"{tokens} tokens: {_shortened(text)!r}" for tokens, text in self.examples]
+        return "\n".join(lines)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 50 else f"{text[:47]}..."
 
 
 def caption_report(
@@ -90,13 +96,13 @@ def caption_report(
 
 @dataclass(frozen=True)
 class RepeatReport:
-    """How often rows say the same: what a contrastive loss would push apart (P20, P21).
+    """How often rows belong together: what a contrastive loss would push apart (P20, P21).
 
     Args:
         rows: how many there are.
         distinct: how many different captions, or classes where there are no captions.
-        repeated: share of rows whose caption or class occurs again.
-        companions: mean number of other rows with the same one.
+        repeated: share of rows that share their caption, class or image with another.
+        companions: mean number of other rows that a row shares one of these with.
         what: "captions" or "classes".
     """
 
@@ -107,23 +113,38 @@ class RepeatReport:
     what: str
 
     def in_batch(self, batch_size: int) -> float:
-        """Expected number of other rows in a batch that say the same as a row."""
+        """Expected number of other rows in a batch that share a row's caption, class or image."""
         return self.companions * (min(batch_size, self.rows) - 1) / max(1, self.rows - 1)
 
 
 def repeats(rows: Rows) -> RepeatReport:
-    """Count equal captions, or equal classes where rows have labels only; a row with neither is one of its own."""
-    if rows.captions is not None:
-        codes: Ints = rows.captions.codes()
-    else:
-        labels = np.full(len(rows), -1) if rows.labels is None else rows.labels
-        codes = np.where(labels < 0, len(rows.classes) + np.arange(len(rows)), labels)
-    counts = np.unique(codes, return_counts=True)[1].astype(np.float64)
-    total = max(1, len(rows))
+    """Count rows that share a caption, a class or an image; a row without a caption or class shares none."""
+    alone = len(rows.classes) + np.arange(len(rows))
+    labels = alone if rows.labels is None else np.where(rows.labels < 0, alone, rows.labels)
+    texts: Ints = labels if rows.captions is None else rows.captions.codes()
+    sharing = _sharing(texts, labels, rows.identities)
     return RepeatReport(
         rows=len(rows),
-        distinct=len(counts),
-        repeated=float(counts[counts > 1].sum()) / total,
-        companions=float((counts * (counts - 1)).sum()) / total,
+        distinct=len(np.unique(texts)),
+        repeated=float((sharing > 1).mean()) if len(rows) else 0.0,
+        companions=float((sharing - 1).mean()) if len(rows) else 0.0,
         what="captions" if rows.captions is not None else "classes",
     )
+
+
+def _sharing(*codes: Ints) -> Ints:
+    """(N,) how many rows, itself included, agree with a row in at least one of the codes: inclusion and exclusion."""
+    total = np.zeros(len(codes[0]), np.int64)
+    for size in range(1, len(codes) + 1):
+        for some in itertools.combinations(codes, size):
+            total += (-1) ** (size + 1) * _agreeing(some)
+    return total
+
+
+def _agreeing(codes: Sequence[Ints]) -> Ints:
+    """(N,) how many rows, itself included, agree with a row in all of the codes."""
+    joint = np.zeros(len(codes[0]), np.int64)
+    for code in codes:
+        dense = np.unique(code, return_inverse=True)[1]
+        joint = np.unique(joint * len(joint) + dense, return_inverse=True)[1]  # both below N: the product fits
+    return np.bincount(joint)[joint]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,16 +20,22 @@ from clipft.data.splits import hold_out, overlap_note
 from clipft.data.table_rows import read_table
 from clipft.errors import InputError
 
-__all__ = ["Rows", "Splits", "parse_data_option", "read_source", "read_splits"]
+__all__ = ["Rows", "Splits", "may_overlap", "parse_data_option", "read_source", "read_splits"]
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a run trains on and what it is measured on; labels of both index the same classes."""
+    """What a run trains on and what it is measured on; labels of both index the same classes.
+
+    Args:
+        notes: what reading them found worth saying.
+        warnings: what makes figures doubtful.
+    """
 
     train: Rows
     val: Rows | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def read_source(source: Source, class_names: Mapping[str, str], key: str = "data") -> Rows:
@@ -54,7 +61,7 @@ def read_splits(data: DataConfig, seed: int) -> Splits:
     val = _checked(val.renamed(data.class_names), in_val, data.max_bad_fraction)
     if train.labels is not None:
         val = val.aligned(train.classes)
-    return Splits(train, val, (*train.notes, *val.notes, *overlap_note(train, val)))
+    return Splits(train, val, (*train.notes, *val.notes), overlap_note(train, val))
 
 
 def _read(source: Source, class_names: Mapping[str, str], key: str) -> Rows:
@@ -122,6 +129,30 @@ def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -
         f"data.class_names: no class {some([repr(name) for name in unknown])}"
         f"{f' (did you mean {close!r}?)' if close else ''}; the classes are {some(classes, 12)}"
     )
+
+
+def may_overlap(one: Source, other: Source) -> bool:
+    """Whether two sources take rows from the same place, however its path is written; no image is read."""
+    if _place(one) != _place(other):
+        return False
+    splits = [source.split for source in (one, other) if isinstance(source, TableSource) and source.split]
+    parts = [[word.strip() for word in split.split("=", 1)] for split in splits]
+    apart = len(parts) == 2 and parts[0][0] == parts[1][0] and parts[0][1] != parts[1][1]
+    return not apart  # two values of one column share no row; anything else may
+
+
+def _place(source: Source) -> tuple[str, str]:
+    match source:
+        case TableSource(table=path):
+            return "table", _resolved(path)
+        case FolderSource(folder=path) | SidecarSource(sidecar=path):
+            return "folder", _resolved(path)
+        case HandsSource(seed=seed):  # the fewer hands of a seed are the first of the more
+            return "hands", str(seed)
+
+
+def _resolved(path: str) -> str:
+    return os.path.realpath(os.path.expanduser(path))
 
 
 # --- --data on the command line ------------------------------------------------------------------

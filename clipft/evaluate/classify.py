@@ -65,6 +65,7 @@ def answer(features: Tensor, labels: Tensor, logits_of: Callable[[Tensor], Tenso
 def answer_metrics(answers: Answers, name: str) -> dict[str, float]:
     """The figures of a set of answers; `name` is zero_shot or classifier.
 
+    A model may be asked both ways: a bare name such as `nll` is the prompts', `classifier_nll` the classifier's.
     `mean_per_class` averages over the classes that have rows. `confident_wrong` is the share of the wrong answers
     that were given with more than 0.9 confidence, 0 where no answer was wrong.
     """
@@ -74,11 +75,14 @@ def answer_metrics(answers: Answers, name: str) -> dict[str, float]:
         metrics[f"{name}_top5"] = _mean(answers.ranks < 5)
     rows = torch.bincount(answers.labels, minlength=answers.classes)  # (C,)
     hits = torch.bincount(answers.labels[right], minlength=answers.classes)
-    metrics["mean_per_class"] = float((hits[rows > 0].double() / rows[rows > 0]).mean())
-    metrics["nll"] = float(answers.losses.mean())
-    metrics["ece"] = calibration_error(answers.confidences, right)
-    metrics["confident_wrong"] = _mean(answers.confidences[~right] > SURE) if not right.all() else 0.0
-    return metrics
+    rest = {
+        "mean_per_class": float((hits[rows > 0].double() / rows[rows > 0]).mean()),
+        "ece": calibration_error(answers.confidences, right),
+        "confident_wrong": _mean(answers.confidences[~right] > SURE) if not right.all() else 0.0,
+        "nll": float(answers.losses.mean()),
+    }
+    prefix = "" if name == "zero_shot" else f"{name}_"
+    return metrics | {f"{prefix}{figure}": value for figure, value in rest.items()}
 
 
 def calibration_error(confidences: Tensor, right: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from clipft.config.schema import Config, Source
 from clipft.data.names import some
 from clipft.data.rows import Rows
-from clipft.data.sources import read_source, read_splits
+from clipft.data.sources import may_overlap, read_source, read_splits
 from clipft.errors import InputError
 from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, Watch, measure, unwatched
@@ -97,6 +97,7 @@ def evaluate_target(
             device=device,
             autocast=autocast,
             pooled=pooled,
+            texts_too=True,
             watch=watch,
         )
 
@@ -123,15 +124,15 @@ def _rows(target: Target, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
     config = target.config
     if data is not None:
         rows = read_source(data, target.class_names, "--data")
-        if config is not None and data == config.data.train:
-            notes = (f"{rows.name}: is what the run trained on, so these are no held-out figures",)
+        if config is not None and may_overlap(data, config.data.train):
+            notes = (f"{rows.name}: has rows that the run trained on, so these are no held-out figures",)
     elif config is None:
         raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
     else:
-        val = read_splits(config.data, config.run.seed).val
-        if val is None:
+        splits = read_splits(config.data, config.run.seed)
+        if splits.val is None:
             raise InputError("--data: the config has data.val: null; name some, such as --data folder:DIR")
-        rows = val
+        rows, notes = splits.val, splits.warnings
     return _aligned(rows, target, notes)
 
 

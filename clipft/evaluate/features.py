@@ -26,12 +26,14 @@ class ImageFeatures:
 
     Args:
         features: (N, D) float32, L2-normalised.
+        pooled: (N, width) the same before the projection, float32, L2-normalised; None where they were not asked for.
         indices: (N,) which row each belongs to.
         labels: (N,) class numbers, -1 where a row has none.
         faults: the images that were left out.
     """
 
     features: Tensor
+    pooled: Tensor | None
     indices: Tensor
     labels: Tensor
     faults: tuple[RowFault, ...]
@@ -65,23 +67,26 @@ def encode_images(
         batches: what `eval_batches` yields.
         device: where to compute.
         autocast: the precision's context.
-        pooled: take the feature before the projection.
+        pooled: give the features before the projection too.
     """
-    features, indices, labels = [], [], []
+    features, before, indices, labels = [], [], [], []
     faults: list[RowFault] = []
-    encode = clip.image.pool if pooled else clip.image.encode
     for batch in batches:
         faults += batch.faults
         if not len(batch.indices):
             continue
         with measuring(clip.model), autocast():
-            encoded = encode(batch.images.to(device, non_blocking=True))  # (B, D)
+            inner = clip.image.pool(batch.images.to(device, non_blocking=True))  # (B, width)
+            encoded = clip.image.project(inner)  # (B, D)
         features.append(_normalised(encoded))
+        if pooled:
+            before.append(_normalised(inner))
         indices.append(batch.indices)
         labels.append(batch.labels)
     nothing = torch.zeros(0, dtype=torch.int64)
     return ImageFeatures(
-        torch.cat(features) if features else torch.zeros(0, clip.image.width if pooled else clip.image.embed_dim),
+        torch.cat(features) if features else torch.zeros(0, clip.image.embed_dim),
+        torch.cat(before) if before else torch.zeros(0, clip.image.width) if pooled else None,
         torch.cat(indices) if indices else nothing,
         torch.cat(labels) if labels else nothing,
         tuple(faults),

@@ -23,13 +23,14 @@ from clipft.evaluate.retrieval import AT
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
-BatchLoss = Callable[[Tensor, Tensor | None, Tensor, Tensor], Tensor]
-"""(B, D) image and (B, D) text features (None under a classifier), (B,) caption numbers, (B,) labels: a scalar."""
+BatchLoss = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], Tensor]
+"""loss(image_features, text_features, captions, labels, identities), a scalar: (B, D) each, text features None under a
+classifier; then (B,) numbers that are equal for equal captions, classes (-1: none) and images."""
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches on and shows how many of so many have come."""
 
-LOSSES = ("loss", "nll")
+LOSSES = ("loss", "nll", "classifier_nll")
 """What a Measurement has under `losses`."""
 
 
@@ -40,7 +41,7 @@ class Measurement:
     Args:
         data: the source's name.
         metrics: figures between 0 and 1, by the names that metrics.jsonl has.
-        losses: `loss`, over batches of counts["loss_batch_size"] rows, and `nll`.
+        losses: `loss`, over batches of counts["loss_batch_size"] rows, `nll` and `classifier_nll`.
         counts: rows and distinct images measured, images that could not be read (`unreadable`), what there was to
             choose from (`classes`, `captions`), and how many of the classes have rows (`classes_measured`).
         prompts: up to three finished prompts.
@@ -76,12 +77,15 @@ def unwatched(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
 
 
 def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]:
-    """The figures that `measure` gives for these rows: an unknown one can be refused before the first step (P59)."""
+    """The figures that `measure` gives for these rows, a classifier's by it alone.
+
+    An unknown one can be refused before the first step (P59).
+    """
     names: list[str] = []
     if rows.labels is not None:
-        kind = "classifier" if classifier else "zero_shot"
+        kind, prefix = ("classifier", "classifier_") if classifier else ("zero_shot", "")
         names += [f"{kind}_top1", *([f"{kind}_top5"] if len(rows.classes) > 5 else [])]
-        names += ["mean_per_class", "ece", "confident_wrong", "nll"]
+        names += [f"{prefix}{figure}" for figure in ("mean_per_class", "ece", "confident_wrong", "nll")]
     if rows.captions is not None and not classifier:
         names += [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in AT]
     return (*names, "loss") if loss else tuple(names)
@@ -89,7 +93,7 @@ def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]
 
 def higher_is_better(figure: str) -> bool:
     """The direction of a figure."""
-    return figure not in (*LOSSES, "ece", "confident_wrong")
+    return figure not in LOSSES and figure.removeprefix("classifier_") not in ("ece", "confident_wrong")
 
 
 def measure(
@@ -102,13 +106,14 @@ def measure(
     device: torch.device,
     autocast: Autocast = nullcontext,
     pooled: bool = False,
+    texts_too: bool = False,
     loss: BatchLoss | None = None,
     loss_batch_size: int | None = None,
     watch: Watch = unwatched,
 ) -> Measurement:
     """Measure a model by what the rows have: zero-shot figures by labels, retrieval by captions.
 
-    A model with a classifier is measured by that alone.
+    A model with a classifier is measured by that alone, unless `texts_too`.
 
     Args:
         clip: the model, on `device`.
@@ -119,6 +124,7 @@ def measure(
         device: where to compute.
         autocast: the precision's context.
         pooled: whether the classifier sees the features before the projection.
+        texts_too: measure a model with a classifier by prompts and captions as well, as its base is.
         loss: the training loss, to be reported on these rows too.
         loss_batch_size: rows in a batch of that loss, on which a contrastive loss hangs; None takes batch_size.
         watch: shows progress.
@@ -134,15 +140,16 @@ def measure(
     )
     batches = watch(batches, math.ceil(len(distinct) / batch_size))
     pooled = pooled and classifier is not None
+    by_texts = texts_too or classifier is None
     seen = see(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
-    encode = Encode(clip, tuple(templates), device, autocast)
+    encode = Encode(clip, tuple(templates), device, autocast) if by_texts else None
 
     parts = list(parts_of(seen, encode, classifier))
     if not parts:
-        wanted = "labels for its classifier" if classifier is not None else "labels or captions"
+        wanted = "labels or captions" if by_texts else "labels for its classifier"
         raise InputError(f"{rows.name}: has no rows to measure by; expected {wanted}")
     metrics = {name: value for part in parts for name, value in part.metrics.items()}
-    losses = {"nll": metrics.pop("nll")} if "nll" in metrics else {}
+    losses = {name: metrics.pop(name) for name in LOSSES if name in metrics}
     counts = {"rows": len(seen.rows), "images": len(seen.images), "unreadable": len(seen.faults)}
     if loss is not None:
         counts["loss_batch_size"] = loss_batch_size or batch_size
@@ -160,12 +167,14 @@ def measure(
 def _mean_loss(loss: BatchLoss, seen: Seen, part: Part, batch_size: int, device: torch.device) -> float:
     """The loss over batches of a fixed shuffle (folders come sorted by class), each weighted by its rows (P19)."""
     known = np.flatnonzero(part.text_of.numpy() >= 0)
+    identities = torch.from_numpy(seen.rows.identities)
     order = torch.from_numpy(known[shuffled(len(known), ORDER)])
     total = 0.0
     for rows in order.split(batch_size):
-        image = seen.images[seen.image_of[rows]].to(device)
+        image = part.images[seen.image_of[rows]].to(device)
         text = None if part.texts is None else part.texts[part.text_of[rows]].to(device)
         with torch.no_grad():
-            value = loss(image, text, part.text_of[rows].to(device), seen.labels[rows].to(device))
+            numbers = (codes[rows].to(device) for codes in (part.text_of, seen.labels, identities))
+            value = loss(image, text, *numbers)
         total += float(value) * len(rows)
     return total / len(order)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipft.data.captions import example_prompts
 from clipft.data.columns import Ints, TextColumn
 from clipft.data.decoding import RowFault
 from clipft.data.rows import Rows
@@ -16,7 +17,7 @@ from clipft.errors import ClipftError
 from clipft.evaluate.classify import classifier_metrics
 from clipft.evaluate.features import Autocast, ImageFeatures, encode_texts
 from clipft.evaluate.retrieval import recall
-from clipft.evaluate.zeroshot import class_embeddings, sample_prompts, zero_shot_metrics
+from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -28,6 +29,7 @@ class Seen:
     Args:
         rows: N rows.
         images: (I, D) features of the distinct images.
+        pooled: (I, width) the same before the projection; None where a classifier does not look at them.
         image_of: (N,) which of them a row shows.
         labels: (N,) class numbers, -1 where a row has none.
         faults: the images that could not be read.
@@ -35,9 +37,15 @@ class Seen:
 
     rows: Rows
     images: Tensor
+    pooled: Tensor | None
     image_of: Tensor
     labels: Tensor
     faults: tuple[RowFault, ...]
+
+    @property
+    def for_classifier(self) -> Tensor:
+        """(I, D or width) what the classifier looks at."""
+        return self.images if self.pooled is None else self.pooled
 
 
 def see(rows: Rows, image_of: Ints, encoded: ImageFeatures) -> Seen:
@@ -56,7 +64,12 @@ def see(rows: Rows, image_of: Ints, encoded: ImageFeatures) -> Seen:
     kept = np.flatnonzero(image_of >= 0)
     labels = np.full(len(kept), -1) if rows.labels is None else rows.labels[kept]
     return Seen(
-        rows.take(kept), encoded.features, torch.from_numpy(image_of[kept]), torch.from_numpy(labels), encoded.faults
+        rows.take(kept),
+        encoded.features,
+        encoded.pooled,
+        torch.from_numpy(image_of[kept]),
+        torch.from_numpy(labels),
+        encoded.faults,
     )
 
 
@@ -86,6 +99,7 @@ class Part:
         metrics: the figures.
         counts: what there was to choose from.
         prompts: finished prompts.
+        images: (I, D) what the loss sees of the distinct images.
         texts: (T, D) features of the distinct texts; None where there are none.
         text_of: (N,) which of them a row has; -1 for none.
     """
@@ -93,19 +107,20 @@ class Part:
     metrics: dict[str, float]
     counts: dict[str, int]
     prompts: tuple[str, ...]
+    images: Tensor
     texts: Tensor | None
     text_of: Tensor
 
 
-def parts_of(seen: Seen, encode: Encode, classifier: Classifier | None) -> Iterator[Part]:
-    """What can be measured; a row's text to the loss is that of the last part: a caption before a prompt."""
+def parts_of(seen: Seen, encode: Encode | None, classifier: Classifier | None) -> Iterator[Part]:
+    """What can be measured, by texts where there is an `encode`; the last part is what the loss is about."""
     labelled = bool((seen.labels >= 0).any())
+    if labelled and encode is not None:
+        yield _by_prompts(seen, encode)
+    if seen.rows.captions is not None and encode is not None:
+        yield _by_captions(seen, seen.rows.captions, encode)
     if labelled and classifier is not None:
         yield _by_classifier(seen, classifier)
-    if labelled and classifier is None:
-        yield _by_prompts(seen, encode)
-    if seen.rows.captions is not None and classifier is None:
-        yield _by_captions(seen, seen.rows.captions, encode)
 
 
 def _class_counts(seen: Seen) -> dict[str, int]:
@@ -113,20 +128,20 @@ def _class_counts(seen: Seen) -> dict[str, int]:
 
 
 def _by_classifier(seen: Seen, classifier: Classifier) -> Part:
-    metrics = classifier_metrics(seen.images[seen.image_of], seen.labels, classifier)
-    return Part(metrics, _class_counts(seen), (), None, seen.labels)
+    metrics = classifier_metrics(seen.for_classifier[seen.image_of], seen.labels, classifier)
+    return Part(metrics, _class_counts(seen), (), seen.for_classifier, None, seen.labels)
 
 
 def _by_prompts(seen: Seen, encode: Encode) -> Part:
     embeddings = encode.classes(seen.rows.classes)  # (C, D)
     metrics = zero_shot_metrics(seen.images[seen.image_of], embeddings, seen.labels, encode.clip.scale)
-    return Part(
-        metrics, _class_counts(seen), sample_prompts(seen.rows.classes, encode.templates), embeddings, seen.labels
-    )
+    prompts = example_prompts(seen.rows.classes, encode.templates)
+    return Part(metrics, _class_counts(seen), prompts, seen.images, embeddings, seen.labels)
 
 
 def _by_captions(seen: Seen, captions: TextColumn, encode: Encode) -> Part:
     text_of = captions.codes()
     texts = encode.captions(captions.take(np.unique(text_of, return_index=True)[1]))  # (T, D)
     pairs = torch.stack([seen.image_of, torch.from_numpy(text_of)], dim=1)
-    return Part(recall(seen.images, texts, pairs), {"captions": len(texts)}, (), texts, torch.from_numpy(text_of))
+    metrics = recall(seen.images, texts, pairs)
+    return Part(metrics, {"captions": len(texts)}, (), seen.images, texts, torch.from_numpy(text_of))

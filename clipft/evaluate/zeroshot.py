@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clipft.data.captions import class_prompts
 from clipft.evaluate.classify import answer, answer_metrics
 from clipft.evaluate.features import Autocast, encode_texts
 from clipft.model.build import ClipModel
-
-
-def prompts_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every class in every template, class by class."""
-    return [template.replace("{}", name) for name in classes for template in templates]
-
-
-def sample_prompts(classes: Sequence[str], templates: Sequence[str]) -> tuple[str, ...]:
-    """Up to three finished prompts, of different classes and templates where there are some (P61)."""
-    count = min(3, max(len(classes), len(templates)))
-    return tuple(templates[i % len(templates)].replace("{}", classes[i % len(classes)]) for i in range(count))
 
 
 def class_embeddings(
@@ -34,8 +25,9 @@ def class_embeddings(
     autocast: Autocast = nullcontext,
 ) -> Tensor:
     """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4)."""
-    prompts = encode_texts(clip, prompts_of(classes, templates), device=device, autocast=autocast)
-    return F.normalize(prompts.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
+    prompts = list(chain.from_iterable(class_prompts(classes, templates)))
+    features = encode_texts(clip, prompts, device=device, autocast=autocast)  # (C * T, D)
+    return F.normalize(features.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
 
 
 def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:

@@ -24,13 +24,11 @@ class Filled:
     Args:
         base: one phrase for where they are from.
         notes: lines to say.
-        random: whether a tower stayed as drawn.
         preprocess: the weights' own preprocessing and whose it is, where they bring one.
     """
 
     base: str
     notes: tuple[str, ...]
-    random: bool = False
     preprocess: tuple[dict[str, Any], str] | None = None
 
 
@@ -38,7 +36,7 @@ def fill(model: nn.Module, recipe: Recipe, source: sources.PlainSource) -> Fille
     """Load the weights of the source into the model, strictly."""
     match source:
         case sources.RandomWeights():
-            return Filled(RANDOM_BASE, random_notes(source), random=True)
+            return Filled(RANDOM_BASE, random_notes(source))
         case sources.EncoderWeights():
             return _from_encoders(model, recipe, source)
         case sources.FileWeights():
@@ -64,6 +62,17 @@ def base_phrase(recipe: Recipe) -> str:
         case sources.EncoderWeights(image=image, text=text):
             kinds = ("pretrained" if own else "random" for own in (image, text))
             return " + ".join(f"{name} ({kind})" for name, kind in zip(recipe.name.split(" + "), kinds, strict=True))
+
+
+def is_drawn(recipe: Recipe) -> bool:
+    """Whether any weight of the base is drawn, be it a projection alone: no file can bring it back."""
+    match recipe.source:
+        case sources.RandomWeights():
+            return True
+        case sources.EncoderWeights(image=image, text=text):
+            return not (image and text) or _new_projections(recipe)
+        case _:
+            return False
 
 
 def random_notes(source: sources.Source) -> tuple[str, ...]:
@@ -101,9 +110,14 @@ def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights
         )
         model.get_submodule("text.transformer").load_state_dict(encoder.state_dict())
         notes += said
-    if vision["timm_proj"] == "linear":
+    if _new_projections(recipe):
         notes += ("both projections are new, drawn at random: until they are trained, images and texts do not meet",)
-    return Filled(base_phrase(recipe), notes, random=not (own.image and own.text))
+    return Filled(base_phrase(recipe), notes)
+
+
+def _new_projections(recipe: Recipe) -> bool:
+    """Whether two encoders meet by projections, which neither of them brings."""
+    return bool(recipe.model_cfg["vision_cfg"]["timm_proj"] == "linear")
 
 
 def _beside(path: Path, recipe: Recipe) -> tuple[dict[str, Any], str] | None:

@@ -102,8 +102,11 @@ def read_config_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, A
 def _named(config: ModelConfig, arch: str) -> Recipe:
     if arch not in open_clip.list_models():
         close = nearest(arch, open_clip.list_models(), count=4)
-        hint = f"did you mean {one_of(close)}?" if close else "`clipft models` lists those there are"
-        raise InputError(f"model.name: open_clip has no architecture {config.name}; {hint}")
+        hint = f"did you mean {one_of(close)}? " if close else ""
+        raise InputError(
+            f"model.name: open_clip has no architecture {config.name}; {hint}"
+            'All there are: python -c "import open_clip; print(open_clip.list_models())"'
+        )
     model_cfg = open_clip.get_model_config(arch)
     tag = sources.tag_cfg(config.pretrained, arch)
     if tag:

@@ -14,6 +14,12 @@ def result() -> Console:
     return Console(file=sys.stdout, highlight=False)
 
 
+def mistake(words: str) -> None:
+    """Tell a mistake, wrapped between words on a terminal and not at all in a pipe."""
+    console = talk()
+    console.print(Text(f"error: {words}", style="red"), soft_wrap=not console.is_terminal)
+
+
 def talk() -> Console:
     """Where progress and warnings go."""
     return Console(file=sys.stderr, highlight=False)

@@ -64,9 +64,9 @@ class TrainView:
     _step_s: float = field(default=0.0, init=False)
     _printed_at: float = field(default=0.0, init=False)
 
-    def say(self, line: str = "", *, style: str | None = None) -> None:
-        """Print a line and log it."""
-        self.console.print(Text(line, style=style or ""), soft_wrap=True)
+    def say(self, line: str = "", *, style: str = "", wrap: bool = True) -> None:
+        """Print a line and log it; on a terminal it is wrapped between words, but for what is to be copied."""
+        self.console.print(Text(line, style=style), soft_wrap=not (wrap and self.console.is_terminal))
         self._log(line)
 
     def warn(self, line: str) -> None:

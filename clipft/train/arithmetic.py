@@ -62,6 +62,11 @@ def work_out(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
             f"train.batch_size: {batch} is more than the {rows} training rows, so an epoch has no step; write "
             f"at most {rows}"
         )
+    if repeats.distinct < 2:
+        raise InputError(
+            f"data.train: all {rows} rows say the same, so there is nothing to tell apart; training needs at least two "
+            f"{repeats.what}"
+        )
     steps = per_epoch * config.train.epochs
     warmup = warmup_steps(config.optim.warmup, steps)
     if warmup >= steps:
@@ -121,7 +126,9 @@ def _rate_warnings(plan: Plan) -> list[str]:
 def not_learning(losses: Sequence[float], chance: float) -> str | None:
     """A sentence when an epoch's mean loss stayed within 2 % of chance (P18), else None."""
     mean = sum(losses) / len(losses)
-    if abs(mean - chance) > 0.02 * chance:
+    third = max(1, len(losses) // 3)
+    fell = (sum(losses[:third]) - sum(losses[-third:])) / third  # a run that only passes through chance is learning
+    if abs(mean - chance) > 0.02 * chance or fell > 0.01 * chance:
         return None
     return (
         f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual "

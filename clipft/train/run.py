@@ -20,6 +20,7 @@ from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
+from clipft.data.rows import Rows
 from clipft.errors import ClipftError
 from clipft.evaluate.measure import higher_is_better
 from clipft.model.fill import RANDOM_BASE
@@ -141,19 +142,22 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     batches.close()
     check_frozen(frozen, frozen_hashes(started.clip.model, prepared.plan))
     steps = prepared.arithmetic.steps
-    view.say(
-        f" dry run  one step took {seconds:.1f} s, loading included; {steps} steps would take at most about "
-        f"{in_time(seconds * steps)} and write to {folder.path}. Nothing was written"
-    )
+    words = f"one step took {seconds:.1f} s, loading included; {steps} steps would take at most about "
+    words += f"{in_time(seconds * steps)} and write to {folder.path}. Nothing was written"
+    view.facts([("dry run", words)])
 
 
 def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
-    """Say what will train, on what, for how long; then what is odd about it."""
+    """Say where the run goes, what will train, on what, for how long; then what is odd about it."""
+    for note in notes:
+        view.note(note)
     optimizer, base = prepared.config.optim.name, prepared.meta.base
     view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
     view.facts(reckoning(prepared))
-    for note in (*loaded.notes, *notes, *prepared.splits.notes):
+    for note in (*loaded.notes, *prepared.splits.notes):
         view.note(note)
+    for warning in prepared.splits.warnings:
+        view.warn(warning)
     pretrained = prepared.meta.base != RANDOM_BASE
     for warning in arithmetic.warnings(
         prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
@@ -177,7 +181,7 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
 def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
     """The table's last lines: what was proven, base against tuned, and what to type next."""
     best = f"best epoch {progress.best.epoch} · " if progress.best is not None else ""
-    view.say(f" frozen tensors are bit-identical ({finished.frozen} checked) · {best}{in_time(seconds)}")
+    view.say(f" frozen tensors and buffers are bit-identical ({finished.frozen} checked) · {best}{in_time(seconds)}")
     if progress.skipped:
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
@@ -185,15 +189,18 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
         view.say(f" {WORDS[name]:<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
     _say_if_base_was_better(finished, prepared, view)
     view.say()
-    for command in next_commands(finished.folder):
-        view.say(f"   {command}")
+    for command in next_commands(finished.folder, prepared.splits.train):
+        view.say(f"   {command}", wrap=False)
 
 
-def next_commands(run: Path) -> tuple[str, ...]:
-    """What to type next, ready to copy."""
+def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
+    """What to type next, ready to copy: by classes where the rows have some, else by captions."""
+    data, asked = "folder:my/test", "photo.jpg"
+    if rows.labels is None:
+        data, asked = "table:my/test.csv,caption=caption", "--query 'a red boat' --data my/photos"
     return (
-        f"clipft evaluate {run} --data folder:my/test",
-        f"clipft predict {run} photo.jpg",
+        f"clipft evaluate {run} --data {data}",
+        f"clipft predict {run} {asked}",
         f"clipft export {run} --out {run.name}-model",
     )
 

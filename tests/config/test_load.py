@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from clipft.config.load import Loaded, load_config
-from clipft.config.paths import MAX_BYTES, check_paths
+from clipft.config.paths import MAX_BYTES
+from clipft.config.schema import FolderSource
 from clipft.errors import ConfigError
 
 MODEL = "model: {name: ViT-B-32}\n"
@@ -131,7 +132,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(section: str, sentence: str)
         ("{}", "model.name: expected an open_clip architecture such as ViT-B-32, or null with both"),
         ("{name: V, text: {freeze_pattern: [0-3]}}", "found ['0-3']; a text that begins with [ or { must be quoted"),
         ("{name: V, text: {freeze_pattern: ''}}", "an empty pattern matches everything"),
-        ("{name: V, text: {freeze_layers: -2}}", "freeze_layers: expected a whole number of at least -1 or null"),
+        ("{name: V, text: {freeze_layers: some}}", "freeze_layers: expected a whole number or null, found 'some'"),
         ("{name: V, image: {freeze_backbone: yes}}", "expected true, false or null, found 'yes'"),
         ("{name: V, text: {encoder: bert}}", "model.text.encoder: expected text such as hf:NAME or null"),
         ("{name: V, text: {encoder: 'hf:a'}}", "model.text.encoder: stands beside name: V"),
@@ -192,7 +193,7 @@ def test_missing_sections_have_no_line() -> None:
 
 def test_without_need_of_data() -> None:
     loaded = load(MODEL + "data: {train: {folder: nowhere}}\n", need_data=False)
-    assert [str(problem) for problem in check_paths(loaded.config)] == ["data.train.folder: nowhere does not exist"]
+    assert loaded.config.data.train == FolderSource(folder="nowhere")
     assert load(MODEL, need_data=False).notes == ("data: not given; training needs data.train",)
     assert "data.train: expected" in mistakes(MODEL + "data: {train: 3}", need_data=False)
 

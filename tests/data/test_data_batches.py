@@ -48,9 +48,22 @@ def same(ours: list[Batch], theirs: list[Batch]) -> bool:
         torch.equal(a.images, b.images)
         and torch.equal(a.indices, b.indices)
         and torch.equal(a.labels, b.labels)
+        and torch.equal(a.identities, b.identities)
         and a.captions == b.captions
         for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def test_a_batch_knows_which_rows_show_the_same_image(tmp_path: Path) -> None:
+    """P20: so that the loss can take them as positives of each other."""
+    numbers = np.arange(22) // 2 + 100
+    rows = replace(photos(tmp_path, bad=(3,)), identities=numbers)
+    preprocess = image_transform_v2(PreprocessCfg(size=16), is_train=False)
+    made = [*batches(rows).epoch(0), *eval_batches(rows, preprocess, batch_size=4, workers=0)]
+    assert len(made) == 5 + 6
+    for batch in made:
+        assert batch.identities.dtype == torch.int64
+        assert batch.identities.tolist() == numbers[batch.indices.numpy()].tolist()
 
 
 def test_an_epoch_is_full_batches_of_different_rows(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from clipft.data.captions import (
@@ -63,7 +65,8 @@ def test_evaluation_takes_all_templates() -> None:
 def test_three_finished_prompts() -> None:
     """P61: a person sees finished prompts, with each template in turn."""
     assert example_prompts(("cat", "dog", "cow", "hen"), TEMPLATES) == ("a photo of a cat.", "dog", "art of a cow")
-    assert example_prompts(("cat",), TEMPLATES) == ("a photo of a cat.",)
+    assert example_prompts(("cat",), TEMPLATES) == ("a photo of a cat.", "cat", "art of a cat")
+    assert example_prompts((), TEMPLATES) == ()
 
 
 def words(text: str) -> int:
@@ -76,7 +79,18 @@ def test_captions_beyond_the_context_are_counted() -> None:
     report = caption_report(texts, words, context_length=7)
     assert (report.captions, report.cut, report.longest) == (4, 3, 10)
     assert report.examples == ((10, "a b c d e f g h"), (8, "a b c d e f"))
-    assert "3 of 4 captions (75.0 %) are cut at 7 tokens, the longest has 10: 'a b c" in str(report)
+    assert str(report).splitlines() == [
+        "3 of 4 captions (75.0 %) are cut at 7 tokens; the longest has 10",
+        "10 tokens: 'a b c d e f g h'",
+        "8 tokens: 'a b c d e f'",
+    ]
+
+
+def test_cut_captions_are_shown_shortened_and_at_most_three() -> None:
+    """P6."""
+    shown = str(caption_report(["word " * n for n in (20, 30, 40, 50)], words, context_length=7)).splitlines()[1:]
+    assert [line.split()[0] for line in shown] == ["52", "42", "32"]
+    assert all(line.endswith("...'") and len(line) < 70 for line in shown)
 
 
 def test_captions_that_fit() -> None:
@@ -101,6 +115,26 @@ def test_few_classes_are_few_captions() -> None:
     report = repeats(rows(labels=[0] * 50 + [1] * 50 + [-1], classes=("cat", "dog")))
     assert (report.distinct, report.what) == (3, "classes")
     assert report.in_batch(101) == 100 * 49 / 101
+
+
+def test_rows_of_one_image_belong_together() -> None:
+    """P20: an image with several captions is a positive of all of them, and is counted so."""
+    twice = replace(rows(["a", "b", "c", "d"]), identities=np.array([5, 5, 9, 7]))
+    report = repeats(twice)
+    assert (report.distinct, report.repeated, report.companions) == (4, 2 / 4, 2 / 4)
+
+
+def test_company_is_the_positives_of_a_batch_of_everything() -> None:
+    """P20: rows that share a caption, a class and an image at once are counted once."""
+    rng = np.random.default_rng(3)
+    captions, labels, images = rng.integers(0, 12, (3, 60))
+    mixed = rows([f"caption {i}" for i in captions], (labels - 1).tolist(), tuple(map(str, range(11))))
+    report = repeats(replace(mixed, identities=images))
+    together = np.zeros((60, 60), bool)
+    for codes in (captions, np.where(labels == 0, -np.arange(60) - 1, labels), images):
+        together |= codes[:, None] == codes
+    assert report.companions == together.sum() / 60 - 1
+    assert report.in_batch(60) == report.companions
 
 
 def test_expected_company_matches_drawn_batches() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from clipft.config.schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
-from clipft.data.sources import parse_data_option
+from clipft.data.sources import may_overlap, parse_data_option
 from clipft.errors import InputError
 
 
@@ -53,3 +53,23 @@ def test_a_mistake_is_a_sentence(text: str, words: str) -> None:
     with pytest.raises(InputError, match="--data: ") as caught:
         parse_data_option(text)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("folder:a/b", "folder:a/c/../b/", True),
+        ("folder:a/b", "folder:a/c", False),
+        ("folder:a", "sidecar:a", True),
+        ("table:a.csv,label=x", "table:./a.csv,caption=y", True),
+        ("table:a.csv,label=x,split=test", "table:a.csv,label=x,split=train", False),
+        ("table:a.csv,label=x,split=test", "table:a.csv,label=x", True),
+        ("table:a.csv,label=x,split=test", "table:a.csv,label=x,split=fold=3", True),
+        ("builtin:hands,count=9", "builtin:hands,size=32", True),
+        ("builtin:hands", "builtin:hands,seed=1", False),
+    ],
+)
+def test_sources_of_one_place_may_share_rows(one: str, other: str, overlap: bool) -> None:
+    """P56: whatever the path is written like, and whatever is read from there."""
+    assert may_overlap(parse_data_option(one), parse_data_option(other)) is overlap
+    assert may_overlap(parse_data_option(other), parse_data_option(one)) is overlap

@@ -102,14 +102,14 @@ def test_images_in_both_splits_are_said(tmp_path: Path) -> None:
     for i in range(2):
         (val / "class0" / f"other-name{i}.png").write_bytes((train / "class1" / f"{i}.png").read_bytes())
     both = splits(train={"folder": str(train)}, val={"folder": str(val)})
-    note = next(note for note in both.notes if "byte for byte" in note)
+    note = next(note for note in both.warnings if "byte for byte" in note)
     assert "2 of 3 validation images are in training too" in note
     assert f"{val}/class0/other-name0.png = {train}/class1/0.png" in note
 
 
 def test_no_overlap_is_not_mentioned(tmp_path: Path) -> None:
     both = splits(train={"folder": str(folder(tmp_path, 4))}, val=0.25)
-    assert not any("byte for byte" in note for note in both.notes)
+    assert not both.warnings
 
 
 def test_nothing_to_hold_out(tmp_path: Path) -> None:

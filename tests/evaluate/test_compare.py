@@ -61,6 +61,52 @@ def test_training_rows_are_said_to_be_none_to_judge_by(tiny_native: Path, tiny_p
     assert any("no held-out figures" in note for note in found.notes)
 
 
+def test_a_path_written_otherwise_is_the_same_data(
+    tiny_native: Path, tiny_photos: Path, tmp_path: Path, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P56: a relative path, or a link, to what the run trained on."""
+    run = make_run(tiny_native)
+    monkeypatch.chdir(tiny_photos.parent)
+    (tmp_path / "link").symlink_to(tiny_photos)
+    for folder in (Path(tiny_photos.name), Path(tiny_photos.name, "red", ".."), tmp_path / "link"):
+        found = evaluate(run, folder, with_base=False)
+        assert any("no held-out figures" in note for note in found.notes)
+    shutil.copytree(tiny_photos / "red", tmp_path / "others" / "red")
+    others = evaluate(run, tmp_path / "others", with_base=False)
+    assert not any("no held-out figures" in note for note in others.notes)
+
+
+def test_a_config_whose_validation_rows_are_trained_on_is_told(
+    tiny_native: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """P56."""
+    data = {"train": {"folder": str(tiny_photos)}, "val": {"folder": str(tiny_photos)}}
+    config = Config.model_validate({"model": {"name": f"local-dir:{tiny_native}"}, "data": data})
+    (tmp_path / "c.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert any("12 of 12 validation images are in training too" in note for note in evaluate(tmp_path / "c.yaml").notes)
+
+
+@pytest.mark.parametrize("features", ["projected", "pooled"])
+def test_a_classifier_run_and_its_base_share_an_accuracy(
+    tiny_native: Path, tiny_photos: Path, make_run: Any, features: str
+) -> None:
+    """P56: the base answers by prompts, so the tuned model is asked that way too, beside its classifier."""
+    found = evaluate(make_run(tiny_native, loss="classifier", features=features), tiny_photos)
+    assert found.base is not None
+    assert found.tuned is not None
+    assert found.base.figures().keys() < found.tuned.figures().keys()
+    assert {"zero_shot_top1", "nll"} <= found.base.figures().keys()
+    only_tuned = found.tuned.figures().keys() - found.base.figures().keys()
+    assert "classifier_top1" in only_tuned
+    assert all(name.startswith("classifier_") for name in only_tuned)
+    lines = lines_of(found)
+    assert max(map(len, lines)) <= 80
+    (zero_shot,) = [line.split() for line in lines if "zero-shot top-1" in line]
+    (classifier,) = [line.split() for line in lines if "classifier top-1" in line]
+    assert len(zero_shot) == 5  # its two words, base, tuned, change
+    assert classifier[2] == "-"
+
+
 def test_a_config_gives_its_base_alone(tiny_native: Path, tiny_photos: Path, tmp_path: Path) -> None:
     config = Config.model_validate(
         {"model": {"name": f"local-dir:{tiny_native}"}, "data": {"train": {"folder": str(tiny_photos)}, "val": 0.5}}

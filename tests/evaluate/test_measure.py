@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_unreadable_images_are_left_out_counted_and_named(clip: ClipModel, tiny_
     Image.open(tiny_photos / "blue" / "0.png").save(tmp_path / "blue" / "0.png")
     (tmp_path / "red" / "1.png").write_bytes((tiny_photos / "red" / "1.png").read_bytes()[:100])
     rows = read_source(FolderSource(folder=str(tmp_path)), {})
-    found = figures(clip, rows, loss=lambda image, text, captions, labels: image.sum() * 0 + len(image))
+    found = figures(clip, rows, loss=lambda image, text, captions, labels, identities: image.sum() * 0 + len(image))
     assert found.counts["rows"] == 2
     assert found.counts["unreadable"] == 1
     assert "red/1.png" in str(found.faults[0])
@@ -95,10 +96,14 @@ def test_the_loss_is_weighted_by_rows_and_told_with_its_batch_size(clip: ClipMod
     sizes: list[int] = []
 
     def loss(
-        image: torch.Tensor, text: torch.Tensor | None, captions: torch.Tensor, labels: torch.Tensor
+        image: torch.Tensor,
+        text: torch.Tensor | None,
+        captions: torch.Tensor,
+        labels: torch.Tensor,
+        identities: torch.Tensor,
     ) -> torch.Tensor:
         assert text is not None
-        assert len(image) == len(text) == len(captions) == len(labels)
+        assert len(image) == len(text) == len(captions) == len(labels) == len(identities)
         sizes.append(len(image))
         return torch.tensor(float(len(image)))
 
@@ -117,13 +122,36 @@ def test_the_loss_sees_each_row_with_its_own_text(clip: ClipModel, tiny_photos: 
         texts = clip.model.encode_text(clip.tokenizer(["x", "y", "x", "z"]), normalize=True)
 
     def loss(
-        image: torch.Tensor, text: torch.Tensor | None, captions: torch.Tensor, labels: torch.Tensor
+        image: torch.Tensor,
+        text: torch.Tensor | None,
+        captions: torch.Tensor,
+        labels: torch.Tensor,
+        identities: torch.Tensor,
     ) -> torch.Tensor:
         assert text is not None
         return (image * text).sum(dim=1).mean()
 
     found = figures(clip, rows, loss=loss, loss_batch_size=3)
     assert found.losses["loss"] == pytest.approx(float((images * texts).sum(dim=1).mean()), abs=1e-6)
+
+
+def test_the_loss_is_told_which_rows_show_one_image(clip: ClipModel, tiny_photos: Path) -> None:
+    """P20: an image with several captions is a positive of all of them in the validation loss too."""
+    rows = replace(captioned(tiny_photos, ["x", "y", "z", "w"]), identities=np.array([7, 3, 7, 9]))
+    told: list[tuple[int, int]] = []
+
+    def loss(
+        image: torch.Tensor,
+        text: torch.Tensor | None,
+        captions: torch.Tensor,
+        labels: torch.Tensor,
+        identities: torch.Tensor,
+    ) -> torch.Tensor:
+        told.extend(zip(captions.tolist(), identities.tolist(), strict=True))
+        return image.sum()
+
+    figures(clip, rows, loss=loss, loss_batch_size=3)
+    assert sorted(told) == [(0, 7), (1, 3), (2, 7), (3, 9)]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -140,6 +168,24 @@ def test_a_classifier_is_measured_by_itself_alone(clip: ClipModel, tiny_photos: 
         figures(clip, captioned(tiny_photos, ["x", "y"]), pooled=pooled)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_classifier_can_be_measured_by_texts_too(clip: ClipModel, tiny_photos: Path, pooled: bool) -> None:
+    rows = read_source(FolderSource(folder=str(tiny_photos)), {})
+    plain = figures(clip, rows)
+    clip.model.classifier = Classifier(3, clip.image.width if pooled else clip.image.embed_dim, cosine=False, bias=True)
+    alone = figures(clip, rows, pooled=pooled, loss=weights_of_rows)
+    both = figures(clip, rows, pooled=pooled, texts_too=True, loss=weights_of_rows)
+    assert both.figures() == plain.figures() | alone.figures()
+    assert both.prompts == plain.prompts
+
+
+def weights_of_rows(image: torch.Tensor, text: torch.Tensor | None, *numbers: torch.Tensor) -> torch.Tensor:
+    assert text is None
+    return image.abs().sum()
+
+
 def test_directions() -> None:
     assert higher_is_better("image_to_text_r5")
-    assert not any(higher_is_better(name) for name in ("loss", "nll", "ece", "confident_wrong"))
+    assert higher_is_better("classifier_mean_per_class")
+    lower = ("loss", "nll", "ece", "confident_wrong", "classifier_nll", "classifier_ece", "classifier_confident_wrong")
+    assert not any(higher_is_better(name) for name in lower)

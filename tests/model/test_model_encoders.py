@@ -125,12 +125,18 @@ def test_both_encoders_start_from_their_own_pretrained_weights(offline: Path, tm
     assert text
     assert all(torch.equal(tensor, weights[name]) for name, tensor in text.items())
     assert clip.base == f"timm:test_vit (pretrained) + hf:{bert} (pretrained)"
-    assert not clip.random
+    assert clip.random  # by its projections: no file but a checkpoint can bring them back
+    assert not any(note.startswith("RANDOM") for note in clip.notes)
     assert clip.notes[0] == (
         f"model.text.encoder: hf:{bert}: left aside 2 tensors the encoder has no place for: pooler.dense.bias, "
         "pooler.dense.weight"
     )
     assert clip.notes[1].startswith("both projections are new")
+
+
+def test_pretrained_encoders_without_projections_have_nothing_random(offline: Path, tmp_path: Path, bert: Path) -> None:
+    cached_vit(offline, tmp_path)
+    assert not build(encoders("test_vit", bert), seed=0).random
 
 
 def test_what_no_file_gives_is_drawn_from_the_seed(offline: Path, tmp_path: Path, bert: Path) -> None:

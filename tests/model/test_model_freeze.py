@@ -267,6 +267,12 @@ def test_more_layers_than_blocks_is_an_error_with_the_depth(
         plan_of(text_tower, **{tower: {"freeze_layers": depth + beyond}})
 
 
+def test_fewer_layers_than_minus_one_is_an_error_with_the_depth(text_tower: nn.Module) -> None:
+    """P13: below -1 too, the depth is told."""
+    with pytest.raises(InputError, match=r"model.text.freeze_layers: -2 .* has 6 blocks; write 0 to 6, or -1"):
+        plan_of(text_tower, text={"freeze_layers": -2})
+
+
 def test_all_blocks_frozen_leaves_norm_and_pooling_training(tmp_path: Path) -> None:
     model = custom(timm_image("test_efficientnet"), hugging_face_text(tmp_path, pooler="cls_pooler"))
     image, text = towers_of(model)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,27 @@ def problems_in(tmp_path: Path, files: dict[str, str]) -> list[str]:
 
 def test_clipft_itself_points_one_way() -> None:
     assert check_imports.find_problems(check_imports.read_package(PACKAGE)) == []
+
+
+def test_every_floor_has_its_rooms() -> None:
+    rooms = {
+        check_imports.room_of(name) for name in check_imports.read_package(PACKAGE).keys() - check_imports.ENTRANCES
+    }
+    assert set(check_imports.LAYERS) == rooms
+
+
+def test_what_clipft_imports_is_among_its_dependencies() -> None:
+    """An import that another package happens to bring may go with its next version."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    listed = {
+        re.split(r"[<>=]", word)[0]
+        for word in (*project["dependencies"], *(w for name in ("hf", "parquet", "tensorboard") for w in extras[name]))
+    }
+    names = {"open_clip": "open_clip_torch", "PIL": "pillow", "yaml": "pyyaml"}
+    found = {i.target.split(".")[0] for imports in check_imports.read_package(PACKAGE).values() for i in imports}
+    foreign = found - sys.stdlib_module_names - {"clipft"}
+    assert {names.get(name, name) for name in foreign} == listed
 
 
 @pytest.mark.parametrize(
