@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clipft.config.dump import json_schema
 from clipft.config.load import load_config
+from clipft.config.schema import Config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
@@ -47,3 +51,31 @@ def test_a_shipped_model_has_what_open_clip_reads(path: Path) -> None:
 def test_the_schema_beside_the_configs_is_the_current_one() -> None:
     written = (CONFIGS / "clipft.schema.json").read_text(encoding="utf-8")
     assert written == json_schema(), "out of date; run: clipft schema > configs/clipft.schema.json"
+
+
+def _blocks(marker: str = "") -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(marker + r"```yaml\n(.*?)```", readme, re.S)
+
+
+def test_the_readmes_configs_load(tmp_path: Path) -> None:
+    """What is shown is what works; the block of two captions tables stands for the data section alone."""
+    blocks = _blocks()
+    assert len(blocks) == 3
+    for block in blocks:
+        path = tmp_path / "readme.yaml"
+        path.write_text(block if "model:" in block else f"model: {{name: ViT-B-32}}\n{block}", encoding="utf-8")
+        load_config(path, need_data=False)
+
+
+def test_the_readmes_keys_are_all_keys_with_their_defaults(tmp_path: Path) -> None:
+    (block,) = _blocks("<!-- all-keys -->\n")
+    path = tmp_path / "all.yaml"
+    path.write_text(block, encoding="utf-8")
+    shown = load_config(path, need_data=False).config
+    default = Config.model_validate({"model": {"name": "ViT-B-32"}, "data": {"train": {"folder": "photos"}}})
+    assert shown == default
+    for section, keys in yaml.safe_load(block).items():
+        named = set(keys) | ({"text"} if section == "model" else set())
+        if section != "loss":  # its other keys are named in the comment
+            assert named == set(type(getattr(default, section)).model_fields)
