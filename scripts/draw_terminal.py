@@ -1,6 +1,7 @@
 """A command's coloured terminal output as an SVG, for the README.
 
 python scripts/draw_terminal.py docs/freeze-report.svg -- clipft freeze-report configs/handclip.yaml
+python scripts/draw_terminal.py docs/training.svg --output run.txt --lines 30 -- clipft train configs/quickstart.yaml
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Draw a command's terminal output.")
     parser.add_argument("svg", type=Path)
     parser.add_argument("--lines", type=int, help="keep only the last lines")
+    parser.add_argument("--output", type=Path, help="what the command printed, where it is not to be run again")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    colours = {"FORCE_COLOR": "1", "COLUMNS": str(WIDTH)}
-    done = subprocess.run(options.command, env=os.environ | colours, capture_output=True, text=True, check=True)
-    lines = (done.stdout + done.stderr).rstrip().splitlines()
+    lines = (options.output.read_text(encoding="utf-8") if options.output else printed(options.command)).splitlines()
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {' '.join(options.command)}", style="bold"))
     for line in lines[-(options.lines or len(lines)) :]:
@@ -36,6 +36,13 @@ def main() -> int:
     svg = console.export_svg(title="clipft", theme=MONOKAI)
     options.svg.write_text(without_fonts(svg), encoding="utf-8")
     return 0
+
+
+def printed(command: list[str]) -> str:
+    """What a command prints on a coloured terminal of 80 columns."""
+    colours = {"FORCE_COLOR": "1", "COLUMNS": str(WIDTH)}
+    done = subprocess.run(command, env=os.environ | colours, capture_output=True, text=True, check=True)
+    return (done.stdout + done.stderr).rstrip()
 
 
 def without_fonts(svg: str) -> str:

@@ -181,7 +181,8 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
 def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
     """The table's last lines: what was proven, base against tuned, and what to type next."""
     best = f"best epoch {progress.best.epoch} · " if progress.best is not None else ""
-    view.say(f" frozen tensors and buffers are bit-identical ({finished.frozen} checked) · {best}{in_time(seconds)}")
+    frozen = f"frozen tensors and buffers are bit-identical ({finished.frozen} checked)"
+    view.say(f" {frozen if finished.frozen else 'nothing was frozen'} · {best}{in_time(seconds)}")
     if progress.skipped:
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
