@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,20 @@ from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
-from clipft.data.rows import Rows
 from clipft.errors import ClipftError
-from clipft.evaluate.measure import higher_is_better
-from clipft.model.fill import RANDOM_BASE
 from clipft.model.runfiles import CONFIG
 from clipft.model.standstill import frozen_hashes, set_modes
-from clipft.report.amounts import in_bytes
-from clipft.report.freeze_table import print_freeze_report
-from clipft.report.metric_words import WORDS
-from clipft.report.train_view import TrainView, headlines, in_time
-from clipft.train import arithmetic
+from clipft.report.train_view import TrainView, in_time
 from clipft.train.checkpoint import write_whole
+from clipft.train.ending import Finished, show_end
 from clipft.train.evaluation import Evaluations, check_metrics
 from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress, Rhythm, run_loop
 from clipft.train.metrics_log import MetricsLog, check_tensorboard
+from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_start
 from clipft.train.optim import set_rates
 from clipft.train.prepare import Prepared, prepare
-from clipft.train.reckoning import captions_in_words, reckoning
 from clipft.train.start import Started, start
 from clipft.train.watch import Watch
 
@@ -47,20 +41,22 @@ SHEET = "first-batch.jpg"
 
 
 @dataclass(frozen=True)
-class Finished:
-    """What came of a run.
+class Ready:
+    """A run whose weights are loaded, before its first evaluation.
 
     Args:
-        folder: the run's folder.
-        base: the base's figures, empty where nothing was measured.
-        tuned: those of the checkpoint that `evaluate` and `export` take: best where `evaluate.best` is set, else last.
-        frozen: how many frozen tensors were found bit-identical at the end.
+        frozen: the hashes of all that must stand still.
+        evaluations: None where nothing is measured.
     """
 
-    folder: Path
-    base: dict[str, float]
-    tuned: dict[str, float]
-    frozen: int
+    prepared: Prepared
+    started: Started
+    progress: Progress
+    view: TrainView
+    log: MetricsLog
+    evaluations: Evaluations | None
+    keeper: Keeper
+    frozen: dict[str, str]
 
 
 def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -> Finished:
@@ -73,137 +69,81 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
         resume: the user expects an unfinished run to go on with.
     """
     began = time.monotonic()
-    config = loaded.config
-    folder = choose_folder(config, name, resume=resume)
-    if config.run.tensorboard:
-        check_tensorboard()
-    prepared = prepare(config)
-    if prepared.splits.val is not None:
-        check_metrics(config, prepared.splits.val, prepared.loss)
-    show_plan(prepared, loaded, view, folder.notes)
-
-    started = start(prepared)
-    show_start(prepared, started, view)
-    _open_folder(folder, prepared)
-    view.log_to(folder.path / "log.txt")
-    progress = Progress()
-    frozen = frozen_hashes(started.clip.model, prepared.plan)
-    resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
-    log = MetricsLog(folder.path, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
-    evaluations = _evaluations(prepared, started, progress, view, log)
-    keeper = Keeper(folder.path, prepared, started, progress, evaluations)
-    view.facts([("disk", _disk_words(keeper, prepared))])
+    folder = choose_folder(loaded.config, name, resume=resume)
+    ready = _get_ready(loaded, folder, view, write=True)
     try:
-        if folder.resume_from is not None:
-            for note in keeper.take_up(folder.resume_from):
-                view.note(note)
-            view.facts([("resume", _resume_words(progress, started))])
-            if evaluations is not None:
-                view.table_head(evaluations.base)
-        elif evaluations is not None:
-            evaluations.measure_base()
-        _train(prepared, started, progress, view, log, evaluations, keeper)
+        if folder.resume_from is None:
+            if ready.evaluations is not None:
+                ready.evaluations.measure_base()
+        else:
+            _take_up(ready, folder.resume_from)
+        _train(ready)
     finally:
         view.stop()
-        log.close()
-    checked = check_frozen(frozen, frozen_hashes(started.clip.model, prepared.plan))
-    finished = _finish(folder.path, prepared, progress, evaluations, checked)
-    show_end(finished, prepared, progress, view, time.monotonic() - began)
+        ready.log.close()
+    checked = check_frozen(ready.frozen, frozen_hashes(ready.started.clip.model, ready.prepared.plan))
+    finished = _finish(ready, checked)
+    show_end(finished, ready.prepared, ready.progress, view, time.monotonic() - began)
     return finished
 
 
 def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     """Everything up to one step and one evaluation batch, then say what would happen; nothing is written."""
-    config = loaded.config
-    folder = choose_folder(config, name, resume=False)
-    prepared = prepare(config)
-    if prepared.splits.val is not None:
-        check_metrics(config, prepared.splits.val, prepared.loss)
-    show_plan(prepared, loaded, view, folder.notes)
-    started = start(prepared)
-    show_start(prepared, started, view)
-    progress, log = Progress(), MetricsLog(None)
-    frozen = frozen_hashes(started.clip.model, prepared.plan)
-    evaluations = _evaluations(prepared, started, progress, view, log)
-    keeper = Keeper(folder.path, prepared, started, progress, evaluations)
-    view.facts([("disk", _disk_words(keeper, prepared))])
-    if evaluations is not None:
-        count = min(config.train.batch_size, len(evaluations.rows))
-        evaluations.rows = evaluations.rows.take(np.linspace(0, len(evaluations.rows) - 1, count, dtype=np.int64))
-        view.note(f"the base on one evaluation batch of {count} of the {len(prepared.splits.val or ())} rows:")
-        evaluations.measure_base()
-    set_modes(started.clip.model, prepared.plan, training=True)
+    folder = choose_folder(loaded.config, name, resume=False)
+    ready = _get_ready(loaded, folder, view, write=False)
+    prepared, stepper = ready.prepared, ready.started.stepper
+    if ready.evaluations is not None:
+        rows = ready.evaluations.rows
+        count = min(loaded.config.train.batch_size, len(rows))
+        view.note(f"the base on one evaluation batch, {count} of {len(rows)} rows:")
+        ready.evaluations.rows = rows.take(np.linspace(0, len(rows) - 1, count, dtype=np.int64))
+        ready.evaluations.measure_base()
+    set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
-    batches = _batches(prepared, started)
+    batches = _batches(prepared, ready.started)
     batch = next(batches.epoch(0))
-    set_rates(started.stepper.optimizer, started.schedule, 0)
-    started.stepper(batch)
+    set_rates(stepper.optimizer, ready.started.schedule, 0)
+    stepper(batch)
     seconds = time.monotonic() - begin
     batches.close()
-    check_frozen(frozen, frozen_hashes(started.clip.model, prepared.plan))
+    check_frozen(ready.frozen, frozen_hashes(ready.started.clip.model, prepared.plan))
     steps = prepared.arithmetic.steps
     words = f"one step took {seconds:.1f} s, loading included; {steps} steps would take at most about "
     words += f"{in_time(seconds * steps)} and write to {folder.path}. Nothing was written"
     view.facts([("dry run", words)])
 
 
-def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
-    """Say where the run goes, what will train, on what, for how long; then what is odd about it."""
-    for note in notes:
-        view.note(note)
-    optimizer, base = prepared.config.optim.name, prepared.meta.base
-    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
-    view.facts(reckoning(prepared))
-    for note in (*loaded.notes, *prepared.splits.notes):
-        view.note(note)
-    for warning in prepared.splits.warnings:
-        view.warn(warning)
-    pretrained = prepared.meta.base != RANDOM_BASE
-    for warning in arithmetic.warnings(
-        prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
-    ):
-        view.warn(warning)
+def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: bool) -> Ready:
+    """Config to weights: everything that can be refused is refused here, before anything is written or measured."""
+    config = loaded.config
+    if config.run.tensorboard:
+        check_tensorboard()
+    prepared = prepare(config)
+    if prepared.splits.val is not None:
+        check_metrics(config, prepared.splits.val, prepared.loss)
+    show_plan(prepared, loaded, view, folder.notes)
+    started = start(prepared)
+    show_start(prepared, started, view)
+    if write:
+        _open_folder(folder, prepared)
+        view.log_to(folder.path / "log.txt")
+    resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
+    progress = Progress()
+    log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
+    rows = prepared.splits.val
+    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
+    keeper = Keeper(folder.path, prepared, started, progress, evaluations)
+    view.facts([("disk", disk_in_words(keeper, prepared))])
+    frozen = frozen_hashes(started.clip.model, prepared.plan)
+    return Ready(prepared, started, progress, view, log, evaluations, keeper, frozen)
 
 
-def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
-    """Say what the weights, the device and the precision turned out to be, and how long the captions are."""
-    lines = [("weights", started.clip.base), ("compute", f"{started.device} in {started.precision.name}")]
-    if started.objective.needs_text:
-        rows, templates = prepared.splits.train, prepared.config.data.templates
-        lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
-    view.facts(lines)
-    for note in started.clip.notes:
-        (view.warn if note.startswith("RANDOM") else view.note)(note)
-    for note in started.precision.notes:
-        view.warn(note)
-
-
-def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
-    """The table's last lines: what was proven, base against tuned, and what to type next."""
-    best = f"best epoch {progress.best.epoch} · " if progress.best is not None else ""
-    frozen = f"frozen tensors and buffers are bit-identical ({finished.frozen} checked)"
-    view.say(f" {frozen if finished.frozen else 'nothing was frozen'} · {best}{in_time(seconds)}")
-    if progress.skipped:
-        view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
-    view.say()
-    for name in headlines(finished.tuned):
-        view.say(f" {WORDS[name]:<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
-    _say_if_base_was_better(finished, prepared, view)
-    view.say()
-    for command in next_commands(finished.folder, prepared.splits.train):
-        view.say(f"   {command}", wrap=False)
-
-
-def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
-    """What to type next, ready to copy: by classes where the rows have some, else by captions."""
-    data, asked = "folder:my/test", "photo.jpg"
-    if rows.labels is None:
-        data, asked = "table:my/test.csv,caption=caption", "--query 'a red boat' --data my/photos"
-    return (
-        f"clipft evaluate {run} --data {data}",
-        f"clipft predict {run} {asked}",
-        f"clipft export {run} --out {run.name}-model",
-    )
+def _take_up(ready: Ready, checkpoint: Path) -> None:
+    for note in ready.keeper.take_up(checkpoint):
+        ready.view.note(note)
+    ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
+    if ready.evaluations is not None:
+        ready.view.table_head(ready.evaluations.base)
 
 
 def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
@@ -220,16 +160,9 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
     return len(before)
 
 
-def _train(
-    prepared: Prepared,
-    started: Started,
-    progress: Progress,
-    view: TrainView,
-    log: MetricsLog,
-    evaluations: Evaluations | None,
-    keeper: Keeper,
-) -> None:
-    config = prepared.config
+def _train(ready: Ready) -> None:
+    prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
+    config, evaluations = prepared.config, ready.evaluations
     _encode_frozen_texts(prepared, started)
     set_modes(started.clip.model, prepared.plan, training=True)
     every = config.evaluate.every
@@ -243,9 +176,9 @@ def _train(
             started.stepper,
             batches,
             started.schedule,
-            progress,
+            ready.progress,
             rhythm,
-            Watch(prepared, started, view, log, keeper.run / SHEET),
+            Watch(prepared, started, view, ready.log, keeper.run / SHEET),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )
@@ -259,13 +192,6 @@ def _train(
     if batches.bad:
         total = len(prepared.splits.train)
         view.note(f"{len(batches.bad)} of {total} training images could not be decoded and others took their place")
-
-
-def _evaluations(
-    prepared: Prepared, started: Started, progress: Progress, view: TrainView, log: MetricsLog
-) -> Evaluations | None:
-    rows = prepared.splits.val
-    return None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
 
 
 def _batches(prepared: Prepared, started: Started) -> TrainBatches:
@@ -314,44 +240,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _finish(
-    run: Path, prepared: Prepared, progress: Progress, evaluations: Evaluations | None, frozen: int
-) -> Finished:
+def _finish(ready: Ready, frozen: int) -> Finished:
+    """Write result.json, by which a run counts as finished."""
+    evaluations, progress = ready.evaluations, ready.progress
     base = evaluations.base if evaluations else {}
     tuned = evaluations.of_chosen() if evaluations else {}
     result = {
         "base": base,
         "tuned": tuned,
-        "which": "best" if prepared.config.evaluate.best else "last",
-        "best": None if progress.best is None else progress.best.__dict__,
+        "which": "best" if ready.prepared.config.evaluate.best else "last",
+        "best": None if progress.best is None else asdict(progress.best),
         "frozen_checked": frozen,
         "stopped_early": progress.stopped_early,
         "skipped_steps": progress.skipped,
     }
-    write_whole(run / RESULT, json.dumps(result, indent=1))
-    return Finished(run, base, tuned, frozen)
-
-
-def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainView) -> None:
-    name = prepared.config.evaluate.best or next(iter(headlines(finished.tuned)[1:]), None)
-    if name is None:
-        return
-    base, tuned = finished.base[name], finished.tuned[name]
-    if base > tuned if higher_is_better(name) else base < tuned:
-        view.warn(f"the base was better: {WORDS[name]} {base:.3f} before training, {tuned:.3f} after it")
-
-
-def _disk_words(keeper: Keeper, prepared: Prepared) -> str:
-    keep = prepared.config.checkpoint.keep
-    count = keep.last + (1 if prepared.config.evaluate.best and keep.best else 0)
-    return f"{count} checkpoint{'s' if count > 1 else ''} of {in_bytes(keeper.bytes)} into {keeper.run}"
-
-
-def _resume_words(progress: Progress, started: Started) -> str:
-    peak = max(group["peak"] for group in started.stepper.optimizer.param_groups)
-    before = started.schedule.rate(peak, max(0, progress.step - 1))
-    after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.steps else 0.0
-    return (
-        f"weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
-        f"learning rate {before:.3g} before, {after:.3g} now"
-    )
+    write_whole(ready.keeper.run / RESULT, json.dumps(result, indent=1))
+    return Finished(ready.keeper.run, base, tuned, frozen)

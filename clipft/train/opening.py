@@ -1,14 +1,72 @@
-"""The run in words before its first step: data, batch, steps, rates."""
+"""What is said before the first step: what trains, on what, for how long, at which rates, from which weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from clipft.config.load import Loaded
 from clipft.data.captions import all_texts, caption_report, example_prompts
 from clipft.data.rows import Rows
+from clipft.model.fill import RANDOM_BASE
 from clipft.model.tokenizer import Tokenizer
+from clipft.report.amounts import in_bytes
+from clipft.report.freeze_table import print_freeze_report
+from clipft.report.train_view import TrainView
+from clipft.train import arithmetic
+from clipft.train.keeper import Keeper
+from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
+from clipft.train.start import Started
 from clipft.train.watch import peak_rates
+
+
+def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
+    """Say where the run goes, what will train, on what, for how long; then what is odd about it."""
+    for note in notes:
+        view.note(note)
+    optimizer, base = prepared.config.optim.name, prepared.meta.base
+    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
+    view.facts(reckoning(prepared))
+    for note in (*loaded.notes, *prepared.splits.notes):
+        view.note(note)
+    for warning in prepared.splits.warnings:
+        view.warn(warning)
+    pretrained = prepared.meta.base != RANDOM_BASE
+    for warning in arithmetic.warnings(
+        prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
+    ):
+        view.warn(warning)
+
+
+def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
+    """Say what the weights, the device and the precision turned out to be, and how long the captions are."""
+    lines = [("weights", started.clip.base), ("compute", f"{started.device} in {started.precision.name}")]
+    if started.objective.needs_text:
+        rows, templates = prepared.splits.train, prepared.config.data.templates
+        lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
+    view.facts(lines)
+    for note in started.clip.notes:
+        (view.warn if note.startswith("RANDOM") else view.note)(note)
+    for note in started.precision.notes:
+        view.warn(note)
+
+
+def disk_in_words(keeper: Keeper, prepared: Prepared) -> str:
+    """How many checkpoints of which size a run keeps, and where."""
+    keep = prepared.config.checkpoint.keep
+    count = keep.last + (1 if prepared.config.evaluate.best and keep.best else 0)
+    return f"{count} checkpoint{'s' if count > 1 else ''} of {in_bytes(keeper.bytes)} into {keeper.run}"
+
+
+def resume_in_words(progress: Progress, started: Started) -> str:
+    """What a checkpoint brought back, and the rate before and after (P35)."""
+    peak = max(group["peak"] for group in started.stepper.optimizer.param_groups)
+    before = started.schedule.rate(peak, max(0, progress.step - 1))
+    after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.steps else 0.0
+    return (
+        f"weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
+        f"learning rate {before:.3g} before, {after:.3g} now"
+    )
 
 
 def reckoning(prepared: Prepared) -> list[tuple[str, str]]:

@@ -1,0 +1,67 @@
+"""What is said at the end: what was proven, base against tuned, what to type next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipft.data.rows import Rows
+from clipft.evaluate.measure import higher_is_better
+from clipft.report.metric_words import WORDS
+from clipft.report.train_view import TrainView, headlines, in_time
+from clipft.train.loop import Progress
+from clipft.train.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a run.
+
+    Args:
+        folder: the run's folder.
+        base: the base's figures, empty where nothing was measured.
+        tuned: those of the checkpoint that `evaluate` and `export` take: best where `evaluate.best` is set, else last.
+        frozen: how many frozen tensors were found bit-identical at the end.
+    """
+
+    folder: Path
+    base: dict[str, float]
+    tuned: dict[str, float]
+    frozen: int
+
+
+def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
+    """The table's last lines: what was proven, base against tuned, and what to type next."""
+    best = f"best epoch {progress.best.epoch} · " if progress.best is not None else ""
+    frozen = f"frozen tensors and buffers are bit-identical ({finished.frozen} checked)"
+    view.say(f" {frozen if finished.frozen else 'nothing was frozen'} · {best}{in_time(seconds)}")
+    if progress.skipped:
+        view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
+    view.say()
+    for name in headlines(finished.tuned):
+        view.say(f" {WORDS[name]:<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
+    _say_if_base_was_better(finished, prepared, view)
+    view.say()
+    for command in next_commands(finished.folder, prepared.splits.train):
+        view.say(f"   {command}", wrap=False)
+
+
+def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
+    """What to type next, ready to copy: by classes where the rows have some, else by captions."""
+    data, asked = "folder:my/test", "photo.jpg"
+    if rows.labels is None:
+        data, asked = "table:my/test.csv,caption=caption", "--query 'a red boat' --data my/photos"
+    return (
+        f"clipft evaluate {run} --data {data}",
+        f"clipft predict {run} {asked}",
+        f"clipft export {run} --out {run.name}-model",
+    )
+
+
+def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainView) -> None:
+    name = prepared.config.evaluate.best or next(iter(headlines(finished.tuned)[1:]), None)
+    if name is None:
+        return
+    base, tuned = finished.base[name], finished.tuned[name]
+    if base > tuned if higher_is_better(name) else base < tuned:
+        view.warn(f"the base was better: {WORDS[name]} {base:.3f} before training, {tuned:.3f} after it")
