@@ -36,6 +36,7 @@ class Keeper:
     Args:
         run: the run's folder.
         evaluations: whose newest figures a checkpoint records; None where nothing is measured.
+        frozen: the hashes of all that stands still, taken once.
     """
 
     run: Path
@@ -43,14 +44,12 @@ class Keeper:
     started: Started
     progress: Progress
     evaluations: Evaluations | None
+    frozen: dict[str, str]
     _names: list[str] = field(init=False)
-    _still: dict[str, str] = field(init=False)  # the frozen parameters' hashes, taken once
 
     def __post_init__(self) -> None:
         clip = self.started.clip
         self._names = saved_names(clip.model, self.prepared.plan, everything=clip.random)
-        frozen = {p.name for p in self.prepared.plan.frozen}
-        self._still = {n: tensor_sha256(t) for n, t in clip.model.named_parameters() if n in frozen}
 
     @property
     def bytes(self) -> int:
@@ -105,8 +104,7 @@ class Keeper:
             "tokenizer": clip.tokenizer.identity(),
             "saved": self._names,
             "data_sha256": prepared.data_sha256,
-            "weights_sha256": self._still
-            | {n: tensor_sha256(t) for n, t in clip.model.state_dict().items() if n not in self._still},
+            "weights_sha256": {n: self.frozen.get(n) or tensor_sha256(t) for n, t in clip.model.state_dict().items()},
             "scaler": self.started.stepper.scaler.state_dict(),
             "threads": torch.get_num_threads(),
         }

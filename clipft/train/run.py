@@ -132,9 +132,9 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
     log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
     evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
-    keeper = Keeper(folder.path, prepared, started, progress, evaluations)
-    view.facts([("disk", disk_in_words(keeper, prepared))])
     frozen = frozen_hashes(started.clip.model, prepared.plan)
+    keeper = Keeper(folder.path, prepared, started, progress, evaluations, frozen)
+    view.facts([("disk", disk_in_words(keeper, prepared))])
     return Ready(prepared, started, progress, view, log, evaluations, keeper, frozen)
 
 
