@@ -10,6 +10,7 @@ from clipft.errors import InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
 from clipft.model.standstill import apply_plan, moving_modules
+from clipft.train.allocator import keep_freed_memory
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer
@@ -44,6 +45,8 @@ def start(prepared: Prepared) -> Started:
     """Load the weights and settle everything that the loop needs."""
     config = prepared.config
     device = choose_device(config.train.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
     clip = build(config.model, config.run.seed)
     clip.model.to(device)

@@ -135,8 +135,10 @@ class Stepper:
     def _clip(self) -> float:
         """The norm of all gradients, before they are scaled down to `clip_norm`."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = math.inf if self.clip_norm is None else self.clip_norm
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return float(norm)
 
     def _count_skipped(self, skipped: bool) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
