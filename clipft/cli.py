@@ -100,7 +100,8 @@ def train(
     loaded = load_config(config, overrides or ())
 
     try:
-        _train(loaded, config.stem, resume=resume, dry_run=dry_run)
+        with loaded.places():
+            _train(loaded, config.stem, resume=resume, dry_run=dry_run)
     except KeyboardInterrupt:
         typer.echo("\nstopped; the same command goes on from the last epoch that ended, if one did", err=True)
         raise typer.Exit(130) from None
@@ -140,7 +141,8 @@ def freeze_report(
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report
     from clipft.train.prepare import report_plan
 
-    report = report_plan(loaded.config)
+    with loaded.places():
+        report = report_plan(loaded.config)
     if as_json:
         typer.echo(json.dumps(report.plan.to_json(), indent=1))
         return

@@ -74,6 +74,15 @@ def test_a_wrong_config_is_a_sentence_and_exit_code_2(run: Run, tmp_path: Path) 
     assert "Traceback" not in err
 
 
+def test_what_only_the_model_can_show_is_told_with_its_line_too(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("model:\n  name: ViT-B-32\n  image:\n    freeze_layers: 13\ndata: {train: {builtin: hands}}\n")
+    for command in ("freeze-report", "train"):
+        code, out, err = run(command, path)
+        assert (code, out) == (2, "")
+        assert f"{path}:4: model.image.freeze_layers: 13 is out of range" in " ".join(err.split())
+
+
 def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
     code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--json")
     plan = json.loads(out)

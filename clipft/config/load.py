@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +16,42 @@ from clipft.config.overrides import lay_over, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
-from clipft.errors import ConfigError, Problem
+from clipft.errors import ConfigError, InputError, Problem
 
 _NO_DATA = {"train": {"builtin": "hands"}}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config, what is to be said about how it came to be, and the file as the user named it."""
+    """A config and where it came from.
+
+    Args:
+        notes: what is to be said about how it came to be.
+        source: the file as the user named it.
+        tree: its values with their lines, `--set` laid over.
+    """
 
     config: Config
     notes: tuple[str, ...]
     source: str
+    tree: Node
+
+    @contextmanager
+    def places(self) -> Iterator[None]:
+        """Give a mistake that only the model or the data can show its file and line, where it begins with a key.
+
+        Raises:
+            ConfigError: in place of such an InputError.
+        """
+        try:
+            yield
+        except InputError as error:
+            sentence = str(error)
+            key = re.match(r"([a-z_]+(?:\.[a-z_]+)+): ", sentence)
+            if isinstance(error, ConfigError) or key is None or key[1].split(".")[0] not in Config.model_fields:
+                raise
+            problem = problem_at(self.tree, tuple(key[1].split(".")), sentence[key.end() :])
+            raise ConfigError(self.source, (problem,)) from error
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = True) -> Loaded:
@@ -57,7 +83,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
         problems += [problem_at(tree, key, message) for key, message in missing(values.get("data"))]
     if problems:
         raise ConfigError(str(path), _in_order(problems))
-    return Loaded(config, notes, str(path))
+    return Loaded(config, notes, str(path), tree)
 
 
 def _read(path: Path) -> tuple[Node, list[Problem]]:

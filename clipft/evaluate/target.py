@@ -83,7 +83,8 @@ def _plain(name: str, model: str) -> Target:
 
 def _base_of_config(name: str, path: Path, need_data: bool) -> Target:
     loaded = load_config(path, need_data=need_data)
-    clip = build(loaded.config.model, loaded.config.run.seed)
+    with loaded.places():
+        clip = build(loaded.config.model, loaded.config.run.seed)
     data = loaded.config.data
     return Target(
         name,

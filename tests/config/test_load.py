@@ -11,7 +11,7 @@ import pytest
 from clipft.config.load import Loaded, load_config
 from clipft.config.paths import MAX_BYTES
 from clipft.config.schema import FolderSource
-from clipft.errors import ConfigError
+from clipft.errors import ConfigError, InputError
 
 MODEL = "model: {name: ViT-B-32}\n"
 DATA = "data: {train: {builtin: hands}}\n"
@@ -56,6 +56,23 @@ def test_one_mistake_is_one_line() -> None:
     assert mistakes(MODEL + DATA + "train: {epochs: 0}") == (
         "x.yaml:3: train.epochs: expected a whole number of at least 1, found 0"
     )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "told"),
+    [
+        ("model.name: is odd: very", "x.yaml:1: model.name: is odd: very"),
+        ("train.batch_size: is not written, so its section is named", "x.yaml:3: train.batch_size: is not written"),
+        ("optim.lr: came by an option", "--set: optim.lr: came by an option"),
+        ("runs/x: is no key of the config", "runs/x: is no key"),
+        ("a sentence without a key", "a sentence without a key"),
+    ],
+)
+def test_a_later_mistake_about_a_key_gets_its_place(sentence: str, told: str) -> None:
+    loaded = load(MODEL + DATA + "train:\n  epochs: 2\n", "optim.lr=1e-5")
+    with pytest.raises(InputError) as caught, loaded.places():
+        raise InputError(sentence)
+    assert str(caught.value).startswith(told)
 
 
 @pytest.mark.parametrize(
