@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipft.config.schema import TableSource
+from clipft.config.source_schema import TableSource
 from clipft.data.batches import TrainBatches
 from clipft.data.sources import read_source
 from side_by_side import TableRow, draw_pairs, peer_arguments, train_peer, write_table

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import reduce
 
 from clipft.config.mistakes import show
-from clipft.config.schema import SOURCES
+from clipft.config.source_schema import SOURCES
 from clipft.config.yaml_nodes import MAX_DEPTH, Node, UnreadableError, read_yaml
 from clipft.errors import Problem
 

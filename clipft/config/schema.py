@@ -6,97 +6,13 @@ WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), CLIP (Radford et al
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A part of the config: frozen, unknown keys refused, no value guessed from another type."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-_FACTOR = r"x(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-
-
-def _check_rate(value: Any) -> Any:
-    if value is None:
-        return value
-    number: Any = value
-    if isinstance(value, str) and re.fullmatch(_FACTOR, value):
-        number = float(value[1:])
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < float("inf"):
-        raise ValueError("expected a number above 0 or a factor such as x0.5")
-    return value if isinstance(value, str) else float(value)
-
-
-def _check_pattern(value: str | None) -> str | None:
-    if value is None:
-        return value
-    if not value:
-        raise ValueError("an empty pattern matches everything; write all to freeze the backbone, null for none")
-    try:
-        with warnings.catch_warnings():
-            # such as '[[a]': a set whose meaning may change in a later Python
-            warnings.simplefilter("error", FutureWarning)
-            re.compile(value)
-    except (re.error, FutureWarning, RecursionError, OverflowError) as error:
-        raise ValueError(f"{value!r} is not a regular expression: {error}") from None
-    return value
-
-
-def _refuse(mistakes: Iterable[str]) -> None:
-    """Raise all that is wrong in a section at once; a sentence may begin with the key it is about."""
-    if lines := list(mistakes):
-        raise ValueError("\n".join(lines))
-
-
-Rate = Annotated[
-    float | str,
-    BeforeValidator(_check_rate),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": f"^{_FACTOR}$", "examples": ["x0.5"]},
-            ]
-        }
-    ),
-]
-"""A learning rate: a number above 0, or a factor of `optim.lr` such as `x0.5`."""
-
-
-def resolve_rate(rate: float | str | None, base: float) -> float:
-    """The learning rate that `rate` stands for beside `base`; None is `base` itself."""
-    if rate is None:
-        return base
-    return base * float(rate[1:]) if isinstance(rate, str) else rate
-
-
-Pattern = Annotated[str, AfterValidator(_check_pattern)]
-"""A regular expression over parameter names."""
-
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Strings = Annotated[tuple[str, ...], Field(strict=False)]
-
+from clipft.config.source_schema import Source, SourceOrFraction
+from clipft.config.values import Fraction, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
 # --- model ---------------------------------------------------------------------------------------
 
@@ -181,7 +97,7 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _named_or_two_encoders(self) -> ModelConfig:
-        _refuse(self._mistakes())
+        refuse(self._mistakes())
         return self
 
     def _mistakes(self) -> Iterator[str]:
@@ -204,104 +120,6 @@ class ModelConfig(Section):
 
 
 # --- data ----------------------------------------------------------------------------------------
-
-
-class FolderSource(Section):
-    """A folder a class; the folder's name is the class."""
-
-    folder: str
-    """A folder with one folder of images a class."""
-
-
-class TableSource(Section):
-    """One row an image, with its caption, its label or both."""
-
-    table: str
-    """A CSV, TSV, JSONL or Parquet file; the separator is detected."""
-    image: str = "image"
-    """Column with the image's path."""
-    caption: str | None = None
-    """Column with the caption, or a template over columns such as "a {material} {kind}"."""
-    label: str | None = None
-    """Column with the class name."""
-    root: str | None = None
-    """Folder that image paths are relative to; null is the table's own folder."""
-    split: str | None = None
-    """Rows to take, as column=value (split=train); null takes all."""
-    group: str | None = None
-    """Column whose equal values stay together when data.val is a fraction; null groups by image."""
-
-    @field_validator("split")
-    @classmethod
-    def _is_equation(cls, value: str | None) -> str | None:
-        if value is not None and ("=" not in value or not value.split("=", 1)[0].strip()):
-            raise ValueError("expected column=value such as split=train")
-        return value
-
-    @model_validator(mode="after")
-    def _caption_or_label(self) -> TableSource:
-        if self.caption is None and self.label is None:
-            raise ValueError("caption: name the column with the caption, or in label the one with the class")
-        return self
-
-
-class SidecarSource(Section):
-    """Images with a text file beside each."""
-
-    sidecar: str
-    """A folder of images, each beside a .txt file of the same stem with its caption."""
-
-
-class HandsSource(Section):
-    """Drawn hands, made while they are read."""
-
-    builtin: Literal["hands"]
-    """Drawn hands: needs no files."""
-    count: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
-    """How many hands."""
-    size: Annotated[int, Field(ge=16, le=2048)] = 64
-    """Width and height of a drawing in pixels."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Another seed draws other hands."""
-    label: Literal["fingers", "side", "view", "skin", "nails"] | None = "fingers"
-    """What the class is; null gives captions only."""
-
-
-SOURCES: dict[str, type[Section]] = {
-    "folder": FolderSource,
-    "table": TableSource,
-    "sidecar": SidecarSource,
-    "builtin": HandsSource,
-}
-
-
-def source_kind(value: Any) -> str | None:
-    """Which kind of source a raw value or a parsed section is: a key of SOURCES, fraction, or None."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return "fraction"
-    for kind, section in SOURCES.items():
-        if isinstance(value, section) or (isinstance(value, dict) and kind in value):
-            return kind
-    return None
-
-
-Source = Annotated[
-    Annotated[FolderSource, Tag("folder")]
-    | Annotated[TableSource, Tag("table")]
-    | Annotated[SidecarSource, Tag("sidecar")]
-    | Annotated[HandsSource, Tag("builtin")],
-    Discriminator(source_kind),
-]
-"""Where rows come from: {folder: ...}, {table: ...}, {sidecar: ...} or {builtin: hands}."""
-
-SourceOrFraction = Annotated[
-    Annotated[FolderSource, Tag("folder")]
-    | Annotated[TableSource, Tag("table")]
-    | Annotated[SidecarSource, Tag("sidecar")]
-    | Annotated[HandsSource, Tag("builtin")]
-    | Annotated[float, Field(gt=0, lt=1), Tag("fraction")],
-    Discriminator(source_kind),
-]
 
 
 class AugmentConfig(Section):
@@ -332,7 +150,7 @@ class DataConfig(Section):
     templates: Strings = ("a photo of a {}.",)
     """Prompts that a class name is put into: one is drawn at random in training, all are averaged
     in evaluation (CLIP, section 3.1.4)."""
-    class_names: dict[str, str] = {}
+    class_names: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     """Folder or label name to the words for it: {"0": zero}."""
     augment: AugmentConfig | Literal["none"] = AugmentConfig()
     """Random changes to training images, or none."""
@@ -377,7 +195,7 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _classifier_only(self) -> LossConfig:
-        _refuse(self._mistakes())
+        refuse(self._mistakes())
         return self
 
     def _mistakes(self) -> Iterator[str]:
@@ -522,7 +340,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Config:
-        _refuse(self._mistakes())
+        refuse(self._mistakes())
         return self
 
     def _mistakes(self) -> Iterator[str]:

@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from clipft.config.schema import SOURCES, Config
+from clipft.config.schema import Config
+from clipft.config.source_schema import SOURCES
 
 Path = tuple[str | int, ...]
 Schemas = list[dict[str, Any]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipft.config.schema import FolderSource, SidecarSource
+from clipft.config.source_schema import FolderSource, SidecarSource
 from clipft.data.columns import TextColumn, TextColumnBuilder
 from clipft.data.images import SUFFIXES
 from clipft.data.names import counted, missing_path, natural_key, some

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from clipft.config.schema import HandsSource
+from clipft.config.source_schema import HandsSource
 from clipft.data.columns import Ints, TextColumn
 from clipft.data.hand_drawing import GROUNDS, NAILS, SKINS, SLEEVES, draw_hand
 from clipft.data.hand_shapes import Pose

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from clipft.config.schema import DataConfig, FolderSource, HandsSource, SidecarSource, Source, TableSource
+from clipft.config.schema import DataConfig
+from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
 from clipft.data.identity import Identified, identify

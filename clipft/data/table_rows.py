@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipft.config.schema import TableSource
+from clipft.config.source_schema import TableSource
 from clipft.data.columns import Ints, TextColumn, TextColumnBuilder
 from clipft.data.names import counted, natural_key, nearest, some
 from clipft.data.rows import FileImages, Rows

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from clipft.config.schema import Config, Source
+from clipft.config.schema import Config
+from clipft.config.source_schema import Source
 from clipft.data.names import some
 from clipft.data.rows import Rows
 from clipft.data.sources import may_overlap, read_source, read_splits

@@ -10,7 +10,7 @@ import pytest
 
 from clipft.config.load import Loaded, load_config
 from clipft.config.paths import MAX_BYTES
-from clipft.config.schema import FolderSource
+from clipft.config.source_schema import FolderSource
 from clipft.errors import ConfigError, InputError
 
 MODEL = "model: {name: ViT-B-32}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipft.config.load import Loaded, load_config
-from clipft.config.schema import FolderSource, HandsSource, TableSource
+from clipft.config.source_schema import FolderSource, HandsSource, TableSource
 from clipft.errors import ConfigError
 
 FILE = """

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipft.config.schema import HandsSource
+from clipft.config.source_schema import HandsSource
 from clipft.data.hand_drawing import SKINS, draw_hand
 from clipft.data.hands import CLASSES, hand, read_hands, sheet
 

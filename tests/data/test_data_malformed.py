@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipft.config.schema import TableSource
+from clipft.config.source_schema import TableSource
 from clipft.data.images import ImageFault, read_image
 from clipft.data.sources import read_source
 from clipft.errors import InputError

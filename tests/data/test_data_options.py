@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipft.config.schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
+from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.sources import may_overlap, parse_data_option
 from clipft.errors import InputError
 

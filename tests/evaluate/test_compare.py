@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from clipft.config.dump import dump_config
-from clipft.config.schema import Config, FolderSource
+from clipft.config.schema import Config
+from clipft.config.source_schema import FolderSource
 from clipft.errors import InputError
 from clipft.evaluate.compare import Evaluation, evaluate_target
 from clipft.evaluate.target import open_target

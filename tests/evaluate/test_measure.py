@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from clipft.config.schema import FolderSource, ModelConfig, TableSource
+from clipft.config.schema import ModelConfig
+from clipft.config.source_schema import FolderSource, TableSource
 from clipft.data.columns import TextColumn
 from clipft.data.rows import FileImages, Rows
 from clipft.data.sources import read_source
