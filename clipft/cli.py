@@ -120,6 +120,32 @@ def _train(loaded: Loaded, name: str, *, resume: bool, dry_run: bool) -> None:
         run(loaded, name, view, resume=resume)
 
 
+@app.command()
+def overfit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Give up after this many.")] = 100,
+) -> None:
+    """Train on one batch again and again, to see whether a config can learn its data at all; write nothing.
+
+    Exit code 1 where the loss does not halve.
+
+    Example: clipft overfit configs/handclip.yaml --set optim.lr=1e-4
+    """
+    from clipft.config.load import load_config
+
+    loaded = load_config(config, overrides or ())
+
+    from clipft.report.console import talk
+    from clipft.report.train_view import TrainView
+    from clipft.train.overfit import overfit as run
+
+    with loaded.places():
+        found = run(loaded, TrainView(talk()), steps=steps)
+    if not found.learns:
+        raise typer.Exit(1)
+
+
 @app.command("freeze-report")
 def freeze_report(
     config: ConfigFile,

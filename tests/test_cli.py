@@ -14,7 +14,7 @@ from typer.main import get_command
 from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "freeze-report", "inspect", "schema", "evaluate", "predict", "export")
+COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "predict", "export")
 
 Run = Callable[..., tuple[int, str, str]]
 

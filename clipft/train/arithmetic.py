@@ -133,8 +133,8 @@ def not_learning(losses: Sequence[float], chance: float) -> str | None:
     return (
         f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual "
         f"causes: a rate far too "
-        "high or too low, captions that do not tell the images apart, random weights on little data; try to "
-        "overfit 64 rows first"
+        "high or too low, captions that do not tell the images apart, random weights on little data; "
+        "`clipft overfit CONFIG` tries whether a single batch can be learnt"
     )
 
 
