@@ -97,6 +97,8 @@ def train(
     """
     from clipft.config.load import load_config
 
+    if resume and dry_run:
+        raise InputError("--resume and --dry-run: a rehearsal begins with the base; give one of them")
     loaded = load_config(config, overrides or ())
 
     try:
@@ -245,9 +247,12 @@ def evaluate(
     """
     import json
 
+    from clipft.config.load import load_config
     from clipft.data.sources import parse_data_option
 
     source = None if data is None else parse_data_option(data)
+    if target.endswith((".yaml", ".yml")):  # its mistakes are told before torch is imported
+        load_config(Path(target), need_data=source is None)
 
     from clipft.evaluate.compare import evaluate_target
     from clipft.report.console import result, say

@@ -192,12 +192,12 @@ def _clipft(options: argparse.Namespace, way: str) -> float:
 
     encode, seconds = Network.prepare_texts, [0.0]
 
-    def timed(self: Network, captions: Sequence[str]) -> None:
+    def timed(self: Network, captions: Sequence[str], *watch: Any) -> None:
         started = time.perf_counter()
-        encode(self, captions)
+        encode(self, captions, *watch)
         seconds[0] += time.perf_counter() - started
 
-    Network.prepare_texts = timed  # type: ignore[method-assign]
+    Network.prepare_texts = timed  # type: ignore[method-assign, assignment]
     config = str(_config_path(options.place, way))
     sys.argv = ["clipft", "train", config, "--set", f"run.dir={options.run_dir}"]
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from clipft.cli import main
 from clipft.config.dump import json_schema
 from clipft.config.load import load_config
 from clipft.config.schema import Config
@@ -46,6 +48,28 @@ def test_a_shipped_config_opens_with_schema_purpose_command_and_expectation(name
 )
 def test_a_shipped_model_has_what_open_clip_reads(path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8")).keys() == {"model_cfg", "preprocess_cfg"}
+
+
+def test_the_minilm_config_reports_offline_what_it_promises(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `# expect` line, by the way of its `# run` line that needs no network."""
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(ROOT)
+    words = [
+        "freeze-report",
+        "configs/freeze-text-minilm.yaml",
+        "--set",
+        "model.text.encoder=hf:configs/models/minilm-l6",
+    ]
+    monkeypatch.setattr(sys, "argv", ["clipft", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    told = " ".join(capsys.readouterr().out.split())
+    promised = "froze 64 of 101 tensors matching 'encoder.layer.[0-3]' (7.1M of 22.6M parameters)"
+    assert promised in told
+    assert "64 of 101 tensors" in (CONFIGS / "freeze-text-minilm.yaml").read_text(encoding="utf-8")
 
 
 def test_the_schema_beside_the_configs_is_the_current_one() -> None:

@@ -72,7 +72,7 @@ def test_plain_open_clip_loads_the_folder(
     """P45, P46: a clean process without clipft gets the run's features, offline, from any working directory."""
     run, photo = make_run(request.getfixturevalue(base)), tiny_photos / "red" / "0.png"
     written = export(run, tmp_path / "out")
-    assert written.difference <= 1e-6
+    assert float(written.checked.rpartition(" ")[2]) <= 1e-6
     assert_equal(of_run(run, photo), plainly(tmp_path / "out", photo, "local-dir"))
 
 
@@ -231,3 +231,29 @@ def test_what_is_no_run_is_refused(tiny_native: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no run of clipft"):
         export(tiny_native, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_preprocessing_of_a_load_takes_a_photo_as_training_did(
+    make_run: MakeRun, tiny_native: Path, tmp_path: Path
+) -> None:
+    """A phone's turned photo, a see-through PNG: open_clip's plain transform would look at them otherwise."""
+    _, preprocess, _ = load(make_run(tiny_native))
+    clip = load_saved(make_run(tiny_native)).clip
+    picture = Image.effect_noise((40, 30), 90).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as turned:
+        assert torch.equal(preprocess(turned), clip.preprocess(picture.transpose(Image.Transpose.ROTATE_270)))
+    clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    assert torch.equal(preprocess(clear), clip.preprocess(Image.new("RGB", (40, 30), "white")))
+    assert torch.equal(preprocess(picture), clip.preprocess(picture))
+
+
+def test_a_folder_that_another_wrote_is_never_replaced(make_run: MakeRun, tiny_native: Path, tmp_path: Path) -> None:
+    """P70: a base has an open_clip_config.json too."""
+    run = make_run(tiny_native)
+    before = sorted(path.name for path in tiny_native.iterdir())
+    with pytest.raises(InputError, match="no export"):
+        export(run, tiny_native, force=True)
+    assert sorted(path.name for path in tiny_native.iterdir()) == before

@@ -19,6 +19,7 @@ Path = tuple[str, ...]
 _START = {
     "model": {
         "name": None,
+        "embed_dim": 512,  # encoders of any two widths meet
         "image": {"encoder": "timm:vit_base_patch16_224"},
         "text": {"encoder": "hf:sentence-transformers/all-MiniLM-L6-v2"},
     },

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from clipft.config.legacy import in_todays_keys, is_legacy
-from clipft.config.mistakes import explain, problem_at, show
+from clipft.config.mistakes import explain, explain_own, problem_at, show, wrong_keys
 from clipft.config.overrides import lay_over, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
+from clipft.config.vocabulary import Path as KeyPath
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
 from clipft.errors import ConfigError, InputError, Problem
 
@@ -47,10 +51,11 @@ class Loaded:
             yield
         except InputError as error:
             sentence = str(error)
-            key = re.match(r"([a-z_]+(?:\.[a-z_]+)+): ", sentence)
-            if isinstance(error, ConfigError) or key is None or key[1].split(".")[0] not in Config.model_fields:
+            key = re.match(r"([a-z_]+(?:\.[a-z_]+|\[\d+\])*): ", sentence)
+            path = tuple(int(p) if p.isdecimal() else p for p in re.findall(r"\w+", key[1])) if key else ()
+            if isinstance(error, ConfigError) or key is None or path[0] not in Config.model_fields:
                 raise
-            problem = problem_at(self.tree, tuple(key[1].split(".")), sentence[key.end() :])
+            problem = problem_at(self.tree, path, sentence[key.end() :])
             raise ConfigError(self.source, (problem,)) from error
 
 
@@ -79,11 +84,40 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
         config = Config.model_validate(values)
     except ValidationError as error:
         problems += explain(error, tree)
+        problems += _between_keys(values, error, tree)
     if need_data:
         problems += [problem_at(tree, key, message) for key, message in missing(values.get("data"))]
     if problems:
         raise ConfigError(str(path), _in_order(problems))
     return Loaded(config, notes, str(path), tree)
+
+
+def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:
+    """What is wrong between keys, which pydantic looks at only where each key is right: the wrong ones left out."""
+    values, found = deepcopy(values), []
+    while _leave_out(values, wrong_keys(error)):
+        try:
+            Config.model_validate(values)
+        except ValidationError as next_error:
+            error = next_error
+            found += explain_own(error, tree)
+        else:
+            break
+    return found
+
+
+def _leave_out(values: dict[str, Any], keys: Iterable[KeyPath]) -> bool:
+    """Delete keys (of what is wrong inside a list, the list); whether any was there."""
+    left_out = False
+    for key in keys:
+        *way, last = ["", *itertools.takewhile(lambda part: isinstance(part, str), key)]
+        section: Any = values
+        for part in way[1:]:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
+            del section[last]
+            left_out = True
+    return left_out
 
 
 def _read(path: Path) -> tuple[Node, list[Problem]]:

@@ -31,6 +31,17 @@ def explain(error: ValidationError, tree: Node) -> list[Problem]:
     return [problem_at(tree, path, message) for path, message in found.items() if path in told] + rest
 
 
+def wrong_keys(error: ValidationError) -> list[Path]:
+    """The places that an error is about."""
+    return [path for item in error.errors(include_url=False) for path, _ in _sentences(item)]
+
+
+def explain_own(error: ValidationError, tree: Node) -> list[Problem]:
+    """The sentences of schema.py's own validators alone, most of which are about several keys."""
+    own = [item for item in error.errors(include_url=False) if item["type"] == "value_error"]
+    return [problem_at(tree, path, message) for item in own for path, message in _sentences(item)]
+
+
 def problem_at(tree: Node, path: Path, message: str) -> Problem:
     """A problem with the line of its key, or of the section it is missing in."""
     node = tree.find(path)

@@ -65,12 +65,18 @@ def missing(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
                 yield ("data", split, key), message
 
 
+def missing_path(path: str) -> str:
+    """The sentence for a path that is not there."""
+    return f"{path[:300] or repr(path)} {_does_not_exist(path)}"
+
+
 def _absent(path: str, *, folder: bool) -> str | None:
+    path = os.path.expanduser(path)
     if os.path.isdir(path):
         return None if folder else f"{path} is a folder, expected a file"
     if os.path.exists(path):
         return f"{path} is a file, expected a folder" if folder else None
-    return f"{path[:300] or repr(path)} {_does_not_exist(path)}"
+    return missing_path(path)
 
 
 def _does_not_exist(path: str) -> str:

@@ -1,7 +1,8 @@
 """What a user may write: one class a section, one sentence a field.
 
 Sources of the defaults stand beside them; titles: FLYP (Finetune like you pretrain, CVPR 2023),
-WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), CLIP (Radford et al., 2021).
+WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), LIFT (Long-tail learning
+with foundation model: heavy fine-tuning hurts, ICML 2024), CLIP (Radford et al., 2021).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LogitScaleConfig(Section):
     init: PositiveFloat | None = None
     """The scale to start from, as exp(logit_scale); null keeps the weights' own (CLIP: from 1/0.07 to 100)."""
     min: PositiveFloat = 1.0
-    """The scale is held above this after each step, as exp(logit_scale)."""
+    """The scale is held above this after each step, as exp(logit_scale); ours: at 1 cosines say almost nothing."""
     max: PositiveFloat = 100.0
     """The scale is held below this after each step, as exp(logit_scale) (100: CLIP, section 2.5)."""
     lr: Rate | None = None
@@ -126,7 +127,8 @@ class AugmentConfig(Section):
     """Random changes to training images."""
 
     crop_scale: Annotated[tuple[float, float], Field(strict=False)] | None = (0.8, 1.0)
-    """Share of the image's area a random crop keeps, [least, most]; null takes no random crop."""
+    """Share of the image's area a random crop keeps, [least, most]; null takes no random crop
+    (a gentle one: open_clip crops 0.9 to 1, torchvision's default is 0.08 to 1)."""
     flip: bool = False
     """Mirror half of the images; off, since hands, text and "on the left" have sides."""
     color_jitter: Fraction = 0.0
@@ -238,15 +240,16 @@ class OptimConfig(Section):
     eps: PositiveFloat = 1.0e-6
     """Adam's guard against division by zero (CLIP, table 18, ViT)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd (0.9: LIFT)."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The rate that the schedule falls to."""
+    """The rate that the schedule falls to (0: open_clip_train's cosine)."""
     clip_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this norm; null never (1.0: WiSE-FT)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after the warm-up."""
+    """How the rate falls after the warm-up (cosine: FLYP, WiSE-FT)."""
     warmup: Annotated[float, Field(ge=0)] = 0.05
-    """Steps over which the rate rises: below 1 a fraction of all steps, else a number of steps."""
+    """Steps over which the rate rises: below 1 a fraction of all steps, else a number of steps
+    (FLYP and WiSE-FT: 500 steps, more than a small run has; hence a fraction)."""
     groups: Annotated[tuple[GroupConfig, ...], Field(strict=False)] = ()
     """Rates and decay by parameter name; the last pattern that matches rules."""
 
@@ -271,9 +274,10 @@ class TrainConfig(Section):
     """How long, in which batches, on what device."""
 
     epochs: Annotated[int, Field(ge=1)] = 10
-    """Passes over the training data."""
+    """Passes over the training data (10: FLYP, WiSE-FT)."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    """Rows a step; under a contrastive loss the other rows are the negatives."""
+    """Rows a step; under a contrastive loss the other rows are the negatives (FLYP and WiSE-FT: 256 and more, on
+    several GPUs; 64 fits into one)."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of
     the whole; null takes it whole."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from clipft.config.paths import missing_path
 from clipft.config.source_schema import FolderSource, SidecarSource
 from clipft.data.columns import TextColumn, TextColumnBuilder
 from clipft.data.images import SUFFIXES
-from clipft.data.names import counted, missing_path, natural_key, some
+from clipft.data.names import counted, natural_key, some
 from clipft.data.rows import FileImages, Rows
 from clipft.errors import InputError
 

@@ -92,7 +92,7 @@ def _decode(path: str, file: BinaryIO) -> Image.Image:
                     path, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are not decoded"
                 )
             image.load()
-            return to_rgb(_upright(image))
+            return as_rgb(image)
     except ImageFault:
         raise
     except UnidentifiedImageError:
@@ -129,6 +129,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as models see it: upright, 8 bits, transparent parts on white."""
+    return to_rgb(_upright(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

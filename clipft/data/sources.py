@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from clipft.config.schema import DataConfig
-from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
+from clipft.config.source_schema import SOURCES, FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
 from clipft.data.identity import Identified, identify
@@ -21,7 +21,7 @@ from clipft.data.splits import hold_out, overlap_note
 from clipft.data.table_rows import read_table
 from clipft.errors import InputError
 
-__all__ = ["Rows", "Splits", "may_overlap", "parse_data_option", "read_source", "read_splits"]
+__all__ = ["Rows", "Splits", "may_overlap", "parse_data_option", "read_source", "read_splits", "trained_on"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def read_splits(data: DataConfig, seed: int) -> Splits:
         return Splits(train, None, train.notes) if data.val is None else _divided(train, data.val, seed)
 
     val = _read(data.val, {}, "data.val")
-    _check_class_names(data.class_names, train.classes or val.classes)
+    _check_class_names(data.class_names, tuple(dict.fromkeys((*train.classes, *val.classes))))
     in_train, in_val = identify([train.images, val.images])
     train = _checked(train.renamed(data.class_names), in_train, data.max_bad_fraction)
     val = _checked(val.renamed(data.class_names), in_val, data.max_bad_fraction)
@@ -124,12 +124,25 @@ def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -
     if not unknown:
         return
     if not classes:
-        raise InputError("data.class_names: the training rows have no classes; a table needs `label` for them")
+        raise InputError("data.class_names: the rows have no classes; a table needs `label` for them")
     close = nearest(unknown[0], classes)
     raise InputError(
         f"data.class_names: no class {some([repr(name) for name in unknown])}"
         f"{f' (did you mean {close!r}?)' if close else ''}; the classes are {some(classes, 12)}"
     )
+
+
+def trained_on(rows: Rows, source: Source, train: Source) -> tuple[str, ...]:
+    """What to say where a run has trained on these rows: by where they come from, else by their images' content."""
+    if may_overlap(source, train):
+        return (f"{rows.name}: has rows that the run trained on, so these are no held-out figures",)
+    try:
+        seen = _read(train, {}, "data.train")
+    except InputError as error:
+        return (f"the run's training data cannot be read ({error}), so whether it has these images is not known",)
+    before, now = identify([seen.images, rows.images])
+    seen, rows = replace(seen, identities=before.ids), replace(rows, identities=now.ids)
+    return overlap_note(seen, rows, f"images of {rows.name}")
 
 
 def may_overlap(one: Source, other: Source) -> bool:
@@ -158,12 +171,6 @@ def _resolved(path: str) -> str:
 
 # --- --data on the command line ------------------------------------------------------------------
 
-_KINDS: dict[str, type[BaseModel]] = {
-    "folder": FolderSource,
-    "table": TableSource,
-    "sidecar": SidecarSource,
-    "builtin": HandsSource,
-}
 _FORMS = "folder:DIR, table:FILE,image=COLUMN,caption=COLUMN, sidecar:DIR or builtin:hands"
 
 
@@ -173,14 +180,14 @@ def parse_data_option(text: str) -> Source:
     `split=test` means the column named split; another is written `split=fold=3`.
     """
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in _KINDS or not rest:
+    if not colon or kind not in SOURCES or not rest:
         raise InputError(f"--data: expected {_FORMS}, found {text!r}")
     main, *options = re.split(r",(?=\w+=)", rest)
     values: dict[str, object] = {kind: main}
     for option in options:
         name, _, value = option.partition("=")
-        if name not in _KINDS[kind].model_fields or name == kind:
-            known = [field for field in _KINDS[kind].model_fields if field != kind]
+        if name not in SOURCES[kind].model_fields or name == kind:
+            known = [field for field in SOURCES[kind].model_fields if field != kind]
             close = nearest(name, known)
             hint = f"; did you mean {close}?" if close else ""
             raise InputError(f"--data: {kind} has no {name!r}{hint} ({some(known) or 'it takes no further keys'})")
@@ -188,7 +195,7 @@ def parse_data_option(text: str) -> Source:
             value = f"split={value}"
         values[name] = int(value) if name in ("count", "size", "seed") and value.isdecimal() else value or None
     try:
-        source = _KINDS[kind].model_validate(values)
+        source = SOURCES[kind].model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -74,12 +74,12 @@ def _targets(stratum: list[int], sizes: list[int], fraction: float) -> dict[int,
     return targets
 
 
-def overlap_note(train: Rows, val: Rows) -> tuple[str, ...]:
-    """Which validation images are in training too, byte for byte; identities must come from one identification."""
+def overlap_note(train: Rows, val: Rows, what: str = "validation images") -> tuple[str, ...]:
+    """Which images to measure on are in training too, byte for byte; identities must come from one identification."""
     first = {identity: row for row, identity in reversed(list(enumerate(train.identities.tolist())))}
     twice = [row for row, identity in enumerate(val.identities.tolist()) if identity in first]
     if not twice:
         return ()
     pairs = [f"{val.images[row]} = {train.images[first[int(val.identities[row])]]}" for row in twice[:3]]
-    share = f"{len(twice):,} of {len(val):,} validation images"
+    share = f"{len(twice):,} of {len(val):,} {what}"
     return (f"{share} are in training too, byte for byte: {some(pairs)}{', ...' if len(twice) > 3 else ''}",)

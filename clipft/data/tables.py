@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipft.data.names import missing_path, nearest, some
+from clipft.config.paths import missing_path
+from clipft.data.names import nearest, some
 from clipft.errors import InputError
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}

@@ -12,7 +12,7 @@ from clipft.config.schema import Config
 from clipft.config.source_schema import Source
 from clipft.data.names import some
 from clipft.data.rows import Rows
-from clipft.data.sources import may_overlap, read_source, read_splits
+from clipft.data.sources import read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, Watch, measure, unwatched
@@ -125,8 +125,8 @@ def _rows(target: Target, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
     config = target.config
     if data is not None:
         rows = read_source(data, target.class_names, "--data")
-        if config is not None and may_overlap(data, config.data.train):
-            notes = (f"{rows.name}: has rows that the run trained on, so these are no held-out figures",)
+        if config is not None and target.tuned:
+            notes = trained_on(rows, data, config.data.train)
     elif config is None:
         raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
     else:

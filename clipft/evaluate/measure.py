@@ -108,7 +108,6 @@ def measure(
     pooled: bool = False,
     texts_too: bool = False,
     loss: BatchLoss | None = None,
-    loss_batch_size: int | None = None,
     watch: Watch = unwatched,
 ) -> Measurement:
     """Measure a model by what the rows have: zero-shot figures by labels, retrieval by captions.
@@ -119,14 +118,13 @@ def measure(
         clip: the model, on `device`.
         rows: what to measure on.
         templates: prompts for class names.
-        batch_size: images encoded at once.
+        batch_size: images encoded at once, and rows in a batch of `loss`, on which a contrastive loss hangs.
         workers: processes that decode images.
         device: where to compute.
         autocast: the precision's context.
         pooled: whether the classifier sees the features before the projection.
         texts_too: measure a model with a classifier by prompts and captions as well, as its base is.
         loss: the training loss, to be reported on these rows too.
-        loss_batch_size: rows in a batch of that loss, on which a contrastive loss hangs; None takes batch_size.
         watch: shows progress.
 
     Raises:
@@ -152,7 +150,7 @@ def measure(
     losses = {name: metrics.pop(name) for name in LOSSES if name in metrics}
     counts = {"rows": len(seen.rows), "images": len(seen.images), "unreadable": len(seen.faults)}
     if loss is not None:
-        counts["loss_batch_size"] = loss_batch_size or batch_size
+        counts["loss_batch_size"] = batch_size
         losses = {"loss": _mean_loss(loss, seen, parts[-1], counts["loss_batch_size"], device)} | losses
     return Measurement(
         data=rows.name,

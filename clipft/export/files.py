@@ -142,14 +142,17 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_state_dict(partial: Path, clip: ClipModel) -> float:
-    """Write and check the file; returns the largest difference (0: the tensors are the same)."""
+def write_state_dict(partial: Path, clip: ClipModel) -> None:
+    """Write the file and read it back.
+
+    Raises:
+        ClipftError: it holds something else then.
+    """
     tensors = _state_dict(clip.model)
     torch.save(tensors, partial / STATE_DICT)
     again = torch.load(partial / STATE_DICT, weights_only=True)
     if tensors.keys() != again.keys() or not all(torch.equal(again[name], tensor) for name, tensor in tensors.items()):
         raise ClipftError(f"{STATE_DICT}: does not read back as it was written; try another disk")
-    return 0.0
 
 
 def _compare(clip: ClipModel, again: Any, tokenizer: Any) -> float:

@@ -17,9 +17,10 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor, nn
 
+from clipft.data.images import as_rgb
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
-from clipft.export.read import CLASSIFIER, is_export, read_export
+from clipft.export.read import CLASSIFIER, FACTS, is_export, read_export
 from clipft.model.build import ClipModel
 from clipft.model.recipe import OPEN_CLIP_CONFIG
 from clipft.model.saved import Which, load_saved
@@ -33,14 +34,14 @@ class Written:
     Args:
         path: the folder, or the file of a bare state dict.
         files: the names in it, with their sizes in bytes.
-        difference: the largest difference between a normalised feature of the run and of the export.
+        checked: how it was read back, and what that showed.
         load: Python lines that load it.
         notes: what to know.
     """
 
     path: Path
     files: dict[str, int]
-    difference: float
+    checked: str
     load: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -52,7 +53,22 @@ def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], 
     """
     folder = Path(path).expanduser()
     clip = read_export(folder).clip if is_export(folder) else load_saved(folder).clip
-    return clip.model.eval(), clip.preprocess, clip.tokenizer
+    return clip.model.eval(), AsTrained(clip.preprocess), clip.tokenizer
+
+
+@dataclass(frozen=True)
+class AsTrained:
+    """Preprocessing for any picture that Pillow opens, as training saw it: upright, on white, 8 bits, then open_clip's.
+
+    Args:
+        preprocess: RGB to (3, H, W).
+    """
+
+    preprocess: Callable[[Image.Image], Tensor]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A (3, H, W) tensor."""
+        return self.preprocess(as_rgb(image))
 
 
 def export(
@@ -84,11 +100,15 @@ def export(
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)
-        difference = (
-            write_state_dict(partial, saved.clip) if to == "pt" else write_folder(partial, out, saved, str(run))
-        )
+        if to == "pt":
+            write_state_dict(partial, saved.clip)
+            checked = "read back by torch: every tensor is the same"
+        else:
+            difference = write_folder(partial, out, saved, str(run))
+            checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
         sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         if file is not None:
+            sizes = {file.name: sizes[STATE_DICT]}
             (partial / STATE_DICT).replace(file)
         else:
             _move(partial, out)
@@ -97,14 +117,14 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if to == "pt":
-        return Written(file or out, sizes, difference, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
-    return Written(out, sizes, difference, *_describe_folder(saved.clip, out))
+        return Written(file or out, sizes, checked, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
+    return Written(out, sizes, checked, *_describe_folder(saved.clip, out))
 
 
 def _refuse_to_overwrite(out: Path, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    ours = out.suffix == ".pt" if out.is_file() else is_export(out) or (out / STATE_DICT).is_file()
+    ours = out.suffix == ".pt" if out.is_file() else (out / FACTS).is_file() or os.listdir(out) == [STATE_DICT]
     if not ours:
         raise InputError(f"--out: {out} holds something that is no export; name another folder")
     if not force:
@@ -136,11 +156,8 @@ def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple
     notes = []
     if not _registered(clip):
         notes.append(f"{clip.name} is none of open_clip's registered names: it is loaded by local-dir:")
-    elif plain(clip.preprocess_cfg) != plain(asdict(PreprocessCfg(size=clip.preprocess_cfg["size"]))):
-        notes.append(
-            f"by create_model(\"{clip.name}\", pretrained=FILE) images get OpenAI's preprocessing, not this model's: "
-            "take preprocess from the local-dir: form"
-        )
+    else:
+        notes += _other_preprocessing(clip)
     if clip.model_cfg["text_cfg"].get("hf_model_name"):
         notes.append(
             f"open_clip looks for the text encoder's config.json in {out.resolve()}; if you move the folder, write the "
@@ -151,12 +168,25 @@ def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple
     return lines, tuple(notes)
 
 
+def _other_preprocessing(clip: ClipModel) -> list[str]:
+    """A file of weights alone says nothing of mean, std and resizing: open_clip takes its defaults."""
+    if plain(clip.preprocess_cfg) == plain(asdict(PreprocessCfg(size=clip.preprocess_cfg["size"]))):
+        return []
+    return [
+        f"by create_model(\"{clip.name}\", pretrained=FILE) images get OpenAI's preprocessing, not this model's: "
+        "take preprocess from the folder form, by local-dir:"
+    ]
+
+
 def _describe_state_dict(clip: ClipModel, file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The line that loads a bare state dict, and what it leaves out."""
     notes = []
     if not _registered(clip):
         notes.append(f"{clip.name} is none of open_clip's registered names: building it needs the folder form too")
+        lines = (f'model.load_state_dict(torch.load("{file}", weights_only=True))',)
+    else:
+        notes += _other_preprocessing(clip)
+        lines = (f'model = open_clip.create_model("{clip.name}", pretrained="{file}")',)
     if hasattr(clip.model, "classifier"):
         notes.append("a bare state dict leaves the classifier out: the folder form has it")
-    arch = clip.name if _registered(clip) else "ARCH"
-    return (f'model = open_clip.create_model("{arch}", pretrained="{file}")',), tuple(notes)
+    return lines, tuple(notes)

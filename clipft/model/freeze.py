@@ -11,6 +11,7 @@ from math import prod
 
 from torch import nn
 
+from clipft.config.overrides import FREEZE_KEYS
 from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line
@@ -22,7 +23,6 @@ from clipft.model.tower import NOT_IN_LOSS, Tower, owners
 
 __all__ = ["apply_plan", "frozen_hashes", "make_plan", "set_modes"]
 
-_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
 _SCALES = ("logit_scale", "logit_bias")
 
 
@@ -209,7 +209,7 @@ def _nothing_trains(lines: Mapping[str, str]) -> str:
 
 
 def _set_keys(section: TowerConfig) -> list[str]:
-    return [key for key in _KEYS if getattr(section, key) is not None]
+    return [key for key in FREEZE_KEYS if getattr(section, key) is not None]
 
 
 def _freezes(section: TowerConfig) -> bool:

@@ -225,10 +225,15 @@ def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, An
 
 
 def _resolve(name: str, folder: Path, fits: Callable[[Path], bool]) -> str:
-    """`name` as it is where it is a folder that fits, else one beside the config, else unchanged: a hub name."""
+    """The folder that `name` means, unchanged where there is none: a hub name.
+
+    A path from the root was written by an export that lay there: what lies beside the config comes first, since the
+    old place may hold another export by now.
+    """
     as_written = Path(name).expanduser()
-    beside = () if as_written.is_absolute() else (folder / name,)
-    for place in (*beside, as_written, folder, folder / "text"):
+    beside = (folder, folder / "text")
+    places = (*beside, as_written) if as_written.is_absolute() else (folder / name, as_written, *beside)
+    for place in places:
         if fits(place):
             return str(place.resolve())
     return name

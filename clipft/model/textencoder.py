@@ -20,8 +20,8 @@ from torch import nn
 from clipft.errors import InputError
 from clipft.model.hub import fetch, fetch_beside
 from clipft.model.names import listed
+from clipft.model.towers import HUGGING_FACE_TYPES
 
-TYPES = ("bert", "roberta", "xlm-roberta")
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 # word lists of tokenizers, the fast kind first
@@ -74,10 +74,10 @@ def read_config(folder: Path, what: str) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"{what}: {folder / CONFIG} cannot be read: {error}") from None
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind not in TYPES:
+    if kind not in HUGGING_FACE_TYPES:
         raise InputError(
             f"{what}: a text encoder of type {kind!r} ({folder / CONFIG}, model_type) is not supported yet; "
-            f"those of type {', '.join(TYPES)} are"
+            f"those of type {', '.join(HUGGING_FACE_TYPES)} are"
         )
     from transformers import AutoConfig
 

@@ -15,7 +15,7 @@ def export_view(written: Written) -> RenderableType:
     return Group(
         Text(f" wrote {written.path}", style="bold"),
         *files,
-        Text(f" loaded by open_clip and compared: normalised features differ by at most {written.difference:.1e}"),
+        Text(f" {written.checked}"),
         Text(),
         *(Text(f"   {line}", style="cyan") for line in written.load),
         *(Text(f" note: {note}", style="yellow") for note in written.notes),

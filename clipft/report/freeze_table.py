@@ -41,6 +41,8 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
     sizes = {"weights": cost.weights, "gradients": cost.gradients, "optimiser": cost.optimizer}
     _say(console, "memory", " · ".join(f"{what} {in_bytes(size)}" for what, size in sizes.items()))
     _say(console, "a step", backward_reach(plan))
+    if any(not p.trainable for p in plan.parameters):
+        _say(console, "frozen", "stays in evaluation mode: no dropout, no new BatchNorm statistics")
 
 
 def print_every_parameter(plan: Plan, console: Console) -> None:

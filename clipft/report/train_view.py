@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,6 +24,8 @@ from clipft.report.metric_words import WORDS
 _PLAIN_EVERY_S = 10.0  # off a terminal, at most a line this often
 _SMOOTH = 0.9  # weight of the past in the speed shown
 
+Part = TypeVar("Part")
+
 _HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
 
 
@@ -32,6 +35,7 @@ class Pulse:
 
     Args:
         chance: the loss when every answer is equally likely: ln(batch) under a contrastive loss.
+        rates: the highest learning rate of each part that trains.
         scale: exp(logit_scale), or None where it plays no part.
         waited: share of the time spent waiting for data, 0 to 1.
         memory: bytes the process (on a GPU: the device) has used at most.
@@ -39,7 +43,7 @@ class Pulse:
 
     loss: float
     chance: float
-    rate: float
+    rates: Mapping[str, float]
     scale: float | None
     memory: int
 
@@ -99,6 +103,7 @@ class TrainView:
     def begin(self, epochs: int, steps_per_epoch: int) -> None:
         """Start the live line, on a terminal."""
         self._left = (0, epochs, 0, steps_per_epoch)
+        self._printed_at = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
@@ -128,6 +133,17 @@ class TrainView:
             self._printed_at = time.monotonic()
             self.say(f" epoch {epoch}/{epochs}  step {done}/{of}  {self._words(pulse)} · {self._time_left()} left")
 
+    def watch(self, parts: Iterable[Part], total: int, doing: str = "looking at images") -> Iterator[Part]:
+        """Pass parts of some long work on, and show how many of `total` have come."""
+        for done, part in enumerate(parts):
+            words = f" {doing}: {done} of {total}"
+            if self._live is not None:
+                self._live.update(Text(words))
+            elif done and time.monotonic() - self._printed_at >= _PLAIN_EVERY_S:
+                self._printed_at = time.monotonic()
+                self.say(words)
+            yield part
+
     def _picture(self, pulse: Pulse) -> Group:
         epoch, epochs, done, of = self._left
         bar = Table.grid(padding=(0, 2))
@@ -140,7 +156,7 @@ class TrainView:
         return Group(bar, Text(f" {self._words(pulse)}"))
 
     def _words(self, pulse: Pulse) -> str:
-        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})", f"lr {pulse.rate:.1e}"]
+        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})", _rates_in_words(pulse.rates)]
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")
         share = self._wait / self._step_s if self._step_s else 0.0
@@ -179,6 +195,14 @@ class TrainView:
             return
         with self._log_path.open("a", encoding="utf-8") as file:
             file.write(line.rstrip() + "\n")
+
+
+def _rates_in_words(rates: Mapping[str, float]) -> str:
+    """One rate where all parts have the same, else each with its part."""
+    shown = {part: f"{rate:.1e}" for part, rate in rates.items()}
+    if len(set(shown.values())) == 1:
+        return f"lr {next(iter(shown.values()))}"
+    return "lr " + ", ".join(f"{rate} {part}" for part, rate in shown.items())
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:

@@ -57,6 +57,11 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool) -> list[str]:
     return [name for name in state if name in trains or name in buffers]
 
 
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / CHECKPOINTS / f"step-{step:06d}"
+
+
 def write_checkpoint(
     run: Path, step: int, *, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
@@ -65,7 +70,7 @@ def write_checkpoint(
     Raises:
         ClipftError: the disk is full or not writable; nothing half-written stays under the final name.
     """
-    folder = run / CHECKPOINTS / f"step-{step:06d}"
+    folder = checkpoint_folder(run, step)
     temporary = folder.with_name(f".{folder.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -134,10 +139,26 @@ def committed(run: Path) -> list[Kept]:
     """The checkpoints of a run that were written to the end, oldest first."""
     found = []
     for folder in (run / CHECKPOINTS).glob("step-*"):
-        if (folder / COMMIT).is_file():
-            epoch_end = json.loads((folder / STATE).read_text(encoding="utf-8"))["epoch_end"]
-            found.append(Kept(int(folder.name.removeprefix("step-")), folder, epoch_end))
+        number = folder.name.removeprefix("step-")
+        if number.isdecimal() and (folder / COMMIT).is_file():
+            found.append(Kept(int(number), folder, _at_epoch_end(folder)))
     return sorted(found, key=lambda k: k.step)
+
+
+def _at_epoch_end(folder: Path) -> bool:
+    """What state.json says; one that cannot be read passes for yes, so that going on from it finds the damage."""
+    try:
+        return bool(json.loads((folder / STATE).read_text(encoding="utf-8"))["epoch_end"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def set_aside(folders: Iterable[Path]) -> None:
+    """Rename damaged checkpoints, so that they neither stand in the way of new ones nor count as kept."""
+    for folder in folders:
+        aside = folder.with_name(f"damaged-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
 
 
 def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

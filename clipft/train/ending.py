@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,11 @@ def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
     data, asked = "folder:my/test", "photo.jpg"
     if rows.labels is None:
         data, asked = "table:my/test.csv,caption=caption", "--query 'a red boat' --data my/photos"
+    there = shlex.quote(str(run))
     return (
-        f"clipft evaluate {run} --data {data}",
-        f"clipft predict {run} {asked}",
-        f"clipft export {run} --out {run.name}-model",
+        f"clipft evaluate {there} --data {data}",
+        f"clipft predict {there} {asked}",
+        f"clipft export {there} --out {shlex.quote(f'{run.name}-model')}",
     )
 
 

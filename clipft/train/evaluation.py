@@ -1,6 +1,4 @@
-"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping "
-"early.
-"""
+"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping."""
 
 from __future__ import annotations
 
@@ -89,8 +87,13 @@ class Evaluations:
         return self.latest if step == self._latest_step else {}
 
     def of_chosen(self) -> dict[str, float]:
-        """The figures of the checkpoint that later commands take: the best where one is chosen, else the last."""
-        return self.best if self.progress.best is not None else self.latest
+        """The figures of the checkpoint that later commands take: the best where one is kept, else the last."""
+        return self.best if self.best_is_kept else self.latest
+
+    @property
+    def best_is_kept(self) -> bool:
+        """Whether there is a best checkpoint on disk."""
+        return self.progress.best is not None and self.prepared.config.checkpoint.keep.best > 0
 
     def _measure(self) -> Measurement:
         config, started = self.prepared.config, self.started
@@ -104,6 +107,7 @@ class Evaluations:
             autocast=lambda: started.precision.autocast(started.device),
             loss=self._loss,
             pooled=config.loss.features == "pooled",
+            watch=self.view.watch,
         )
         set_modes(started.clip.model, self.prepared.plan, training=True)
         self._name_unreadable(measurement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import yaml
 
 from clipft.config.dump import dump_config
-from clipft.config.schema import Config
+from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
 from clipft.model.runfiles import CONFIG, verify
+from clipft.model.sources import tag_cfg
 from clipft.train.checkpoint import Kept, committed
 
 RESULT = "result.json"  # written last: a run that has it is finished
@@ -24,24 +26,26 @@ class RunFolder:
 
     Args:
         notes: what to tell the user about the choice.
+        damaged: later checkpoints that are not whole.
     """
 
     path: Path
     resume_from: Path | None
     notes: tuple[str, ...] = ()
+    damaged: tuple[Path, ...] = ()
 
 
 def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolder:
     """A new folder, or the unfinished run under the same config; a finished one is never written to.
 
     Raises:
-        InputError: the unfinished run there has another config; the differing keys are named.
+        InputError: the unfinished run there has another config (the differing keys are named) or no whole checkpoint,
+            or no folder can be made there.
     """
-    wanted = Path(config.run.dir or f"runs/{config_name}")
+    wanted = Path(config.run.dir or f"runs/{config_name}").expanduser()
     path = next(p for p in _numbered(wanted) if not (p / RESULT).exists())
+    _check_place(path)
     notes = [] if path == wanted else [f"{wanted} holds a finished run: this one goes to {path}"]
-    if path.exists() and not path.is_dir():
-        raise InputError(f"run.dir: {path} is a file; name a folder")
     if not (path / CONFIG).exists():
         if path.exists() and any(path.iterdir()):
             raise InputError(f"run.dir: {path} is not empty and holds no run of clipft; name another folder")
@@ -56,25 +60,40 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
             "or start anew with another run.dir"
         )
     newest, damaged = newest_whole(kept)
-    notes += damaged
+    if newest is None and damaged:
+        raise InputError(
+            f"{path} holds an unfinished run without a whole checkpoint to go on from "
+            f"({'; '.join(damaged.values())}); put the files back, or start anew with another run.dir"
+        )
     if newest is None:
         return RunFolder(
             path, None, (*notes, f"{path} holds a run that was stopped in its first epoch: it starts afresh")
         )
-    return RunFolder(path, newest.folder, (*notes, f"going on with {path} from step {newest.step}"))
+    notes += [f"{why}; the checkpoint before it is taken" for why in damaged.values()]
+    notes.append(f"going on with {path} from step {newest.step}")
+    return RunFolder(path, newest.folder, tuple(notes), tuple(damaged))
 
 
-def newest_whole(kept: Sequence[Kept]) -> tuple[Kept | None, list[str]]:
-    """The newest undamaged checkpoint of an epoch's end, and a sentence for each damaged one that is passed over."""
-    damaged = []
+def newest_whole(kept: Sequence[Kept]) -> tuple[Kept | None, dict[Path, str]]:
+    """The newest undamaged checkpoint of an epoch's end, and the damaged ones after it with what ails them."""
+    damaged = {}
     for candidate in reversed([k for k in kept if k.epoch_end]):
         try:
             verify(candidate.folder)
         except InputError as error:
-            damaged.append(f"{error}; the checkpoint before it is taken")
+            damaged[candidate.folder] = str(error)
         else:
             return candidate, damaged
     return None, damaged
+
+
+def _check_place(path: Path) -> None:
+    """Refuse what can be no folder, before anything is computed."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"run.dir: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"run.dir: {there} is not writable; name another folder")
 
 
 def resolved(config: Config) -> Config:
@@ -87,7 +106,7 @@ def resolved(config: Config) -> Config:
             "model": model.model_copy(
                 update={
                     "name": _absolute(model.name, "local-dir:"),
-                    "pretrained": _absolute(model.pretrained, ""),
+                    "pretrained": model.pretrained if _is_tag(model) else _absolute(model.pretrained, ""),
                     "text": text,
                 }
             ),
@@ -103,6 +122,11 @@ def _absolute(value: str | None, prefix: str) -> str | None:
         return value
     path = Path(value.removeprefix(prefix)).expanduser()
     return f"{prefix}{path.resolve()}" if path.exists() else value
+
+
+def _is_tag(model: ModelConfig) -> bool:
+    """A tag stays a tag, though a folder may have the same name."""
+    return model.name is not None and bool(tag_cfg(model.pretrained, model.name.replace("/", "-")))
 
 
 def _with_paths(source: Any) -> Any:

@@ -14,6 +14,7 @@ from clipft.model.build import lay_over
 from clipft.model.hashes import tensor_sha256
 from clipft.model.runfiles import FORMAT, open_checkpoint
 from clipft.train.checkpoint import (
+    checkpoint_folder,
     committed,
     point_to,
     prune,
@@ -72,14 +73,13 @@ class Keeper:
             point_to(self.run, "last", folder, where)
         keep = self.prepared.config.checkpoint.keep
         if keep.best and progress.best is not None and progress.best.step == progress.step:
-            point_to(
-                self.run,
-                "best",
-                folder,
-                {**where, "metric": self.prepared.config.evaluate.best, "value": progress.best.value},
-            )
+            self._point_to_best(progress.best)
         best = None if progress.best is None or not keep.best else progress.best.step
         prune(committed(self.run), last=keep.last, best=best)
+
+    def _point_to_best(self, best: Best) -> None:
+        facts = {"step": best.step, "epoch": best.epoch, "metric": self.prepared.config.evaluate.best}
+        point_to(self.run, "best", checkpoint_folder(self.run, best.step), {**facts, "value": best.value})
 
     def _state(self, *, epoch_end: bool) -> dict[str, Any]:
         prepared, clip, progress = self.prepared, self.started.clip, self.progress
@@ -140,6 +140,9 @@ class Keeper:
         self.started.stepper.scaler.load_state_dict(state["scaler"])
         restore_random_states(random, self.started.device)
         self._restore_progress(state)
+        best = self.progress.best
+        if best is not None and checkpoint_folder(self.run, best.step).is_dir():
+            self._point_to_best(best)  # a later one may have been damaged, and its steps come again
         threads = torch.get_num_threads()
         if state["threads"] == threads:
             return ()

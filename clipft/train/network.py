@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -14,6 +14,8 @@ from clipft.model.build import ClipModel
 from clipft.model.plan import Plan
 from clipft.train.losses import Features
 from clipft.train.precision import Precision
+
+Watch = Callable[[Iterable[int], int], Iterable[int]]
 
 _CHUNK = 256  # captions encoded at once; fixed, since the bits of a row hang on its call's size
 
@@ -49,16 +51,21 @@ class Network:
         """Where the model is."""
         return self.clip.logit_scale.device
 
-    def prepare_texts(self, captions: Sequence[str]) -> None:
+    def prepare_texts(self, captions: Sequence[str], watch: Watch = lambda parts, total: parts) -> None:
         """Encode the captions of a text backbone that stands still once, up to its pooled feature.
 
         Text is not augmented, so a frozen backbone gives the same feature in every epoch (P55). Fixed chunks of the
         sorted captions make its bits independent of the order of training and of a resume.
+
+        Args:
+            captions: texts, again and again or not.
+            watch: shows how many of so many chunks have come.
         """
         if not self.needs_text or self._text_trains:
             return
         distinct = sorted(set(captions))
-        for start in range(0, len(distinct), _CHUNK):
+        starts = range(0, len(distinct), _CHUNK)
+        for start in watch(starts, len(starts)):
             chunk = distinct[start : start + _CHUNK]
             with torch.no_grad(), self.autocast():
                 pooled = self.clip.text.pool(self.clip.tokenizer(chunk).to(self.device))  # (N, width)

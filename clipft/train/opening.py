@@ -122,8 +122,9 @@ def _batch(prepared: Prepared) -> str:
     if sums.positives < 1.005:
         return f"{words} · {sums.negatives:.0f} negatives a row"
     return (
-        f"{words} · a row shares its caption or class with about {sums.positives - 1:.1f} others: "
-        f"they are its positives, {sums.negatives:.1f} negatives a row"
+        f"{words} · {prepared.repeats.repeated:.0%} of the rows share their caption, class or image with others, on "
+        f"average {sums.positives - 1:.1f} in a batch: these are positives of each other, {sums.negatives:.1f} "
+        "negatives a row"
     )
 
 

@@ -110,7 +110,7 @@ def _read(rows: Rows, prepared: Prepared, started: Started) -> Batch:
         batch_size=len(rows),
         seed=prepared.config.run.seed,
         workers=0,
-        max_bad_fraction=0.5,
+        max_bad_fraction=1.0,
     )
     return next(batches.epoch(0))
 
@@ -118,7 +118,7 @@ def _read(rows: Rows, prepared: Prepared, started: Started) -> Batch:
 def _repeat(batch: Batch, prepared: Prepared, started: Started, view: TrainView, steps: int) -> Overfit:
     stepper, schedule = started.stepper, Schedule("constant", steps, min(WARMUP, steps - 1), 0.0)
     chance = started.objective.chance(len(batch.captions))
-    rate = max(peak_rates(prepared).values())
+    peaks = peak_rates(prepared)
     losses: list[float] = []
     set_modes(started.clip.model, prepared.plan, training=True)
     view.begin(1, steps)
@@ -129,7 +129,8 @@ def _repeat(batch: Batch, prepared: Prepared, started: Started, view: TrainView,
             set_rates(stepper.optimizer, schedule, len(losses))
             losses.append(stepper(batch).loss)
             scale = started.clip.scale if started.objective.needs_text else None
-            pulse = Pulse(losses[-1], chance, schedule.rate(rate, len(losses) - 1), scale, peak_memory(started.device))
+            rates = {part: schedule.rate(peak, len(losses) - 1) for part, peak in peaks.items()}
+            pulse = Pulse(losses[-1], chance, rates, scale, peak_memory(started.device))
             view.step(pulse, rows=len(batch.captions), seconds=time.monotonic() - began, waited=0.0)
     finally:
         view.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from clipft.errors import ClipftError
 from clipft.model.runfiles import CONFIG
 from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.report.train_view import TrainView, in_time
-from clipft.train.checkpoint import write_whole
+from clipft.train.checkpoint import set_aside, write_whole
 from clipft.train.ending import Finished, show_end
 from clipft.train.evaluation import Evaluations, check_metrics
 from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
@@ -71,12 +71,13 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     began = time.monotonic()
     folder = choose_folder(loaded.config, name, resume=resume)
     ready = _get_ready(loaded, folder, view, write=True)
+    view.begin(loaded.config.train.epochs, ready.prepared.arithmetic.steps_per_epoch)
     try:
         if folder.resume_from is None:
             if ready.evaluations is not None:
                 ready.evaluations.measure_base()
         else:
-            _take_up(ready, folder.resume_from)
+            _take_up(ready, folder.resume_from, folder.damaged)
         _train(ready)
     finally:
         view.stop()
@@ -90,6 +91,8 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
 def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     """Everything up to one step and one evaluation batch, then say what would happen; nothing is written."""
     folder = choose_folder(loaded.config, name, resume=False)
+    if folder.resume_from is not None:
+        folder = replace(folder, notes=(f"{folder.path} holds an unfinished run; this rehearsal begins with the base",))
     ready = _get_ready(loaded, folder, view, write=False)
     prepared, stepper = ready.prepared, ready.started.stepper
     if ready.evaluations is not None:
@@ -138,7 +141,8 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
     return Ready(prepared, started, progress, view, log, evaluations, keeper, frozen)
 
 
-def _take_up(ready: Ready, checkpoint: Path) -> None:
+def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
+    set_aside(damaged)
     for note in ready.keeper.take_up(checkpoint):
         ready.view.note(note)
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
@@ -163,13 +167,12 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
 def _train(ready: Ready) -> None:
     prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
     config, evaluations = prepared.config, ready.evaluations
-    _encode_frozen_texts(prepared, started)
+    _encode_frozen_texts(prepared, started, view)
     set_modes(started.clip.model, prepared.plan, training=True)
     every = config.evaluate.every
     rhythm = Rhythm(config.train.epochs, None if every == "epoch" else every)
     if evaluations is not None and rhythm.evaluate_every is not None:
         evaluations.on_best = lambda: keeper.save(epoch_end=False)
-    view.begin(config.train.epochs, prepared.arithmetic.steps_per_epoch)
     batches = _batches(prepared, started)
     try:
         run_loop(
@@ -209,10 +212,12 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
     )
 
 
-def _encode_frozen_texts(prepared: Prepared, started: Started) -> None:
+def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) -> None:
     """All texts that training can show, where the text backbone stands still."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
-    started.stepper.network.prepare_texts(all_texts(rows, templates))
+    started.stepper.network.prepare_texts(
+        all_texts(rows, templates), lambda parts, total: view.watch(parts, total, "encoding the texts once, in chunks")
+    )
 
 
 def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
@@ -248,7 +253,7 @@ def _finish(ready: Ready, frozen: int) -> Finished:
     result = {
         "base": base,
         "tuned": tuned,
-        "which": "best" if ready.prepared.config.evaluate.best else "last",
+        "which": "best" if evaluations is not None and evaluations.best_is_kept else "last",
         "best": None if progress.best is None else asdict(progress.best),
         "frozen_checked": frozen,
         "stopped_early": progress.stopped_early,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from clipft.errors import InputError
+from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
 from clipft.model.standstill import apply_plan, moving_modules
@@ -57,6 +57,7 @@ def start(prepared: Prepared) -> Started:
     network = Network(
         clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text
     )
+    _check_finite(network, clip)
     scale = config.model.logit_scale
     stepper = Stepper(
         network,
@@ -72,6 +73,21 @@ def start(prepared: Prepared) -> Started:
     schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
     torch.manual_seed(config.run.seed)  # what dropout draws from
     return Started(clip, device, precision, stepper, schedule)
+
+
+def _check_finite(network: Network, clip: ClipModel) -> None:
+    """Refuse a tower that answers with NaN or infinity before anything is trained (P27)."""
+    size = clip.preprocess_cfg["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    with torch.no_grad():
+        features = network.features(torch.zeros(1, 3, height, width), ["a photo"])
+    for tower, feature in (("image", features.image), ("text", features.text)):
+        if feature is not None and not bool(feature.isfinite().all()):
+            raise ClipftError(
+                f"the {tower} tower of {clip.base} answers a plain {'picture' if tower == 'image' else 'text'} with "
+                f"numbers that are not finite in {network.precision.name}; set train.precision: fp32, and if it stays "
+                "so, the weights are damaged"
+            )
 
 
 def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precision: Precision) -> Objective:

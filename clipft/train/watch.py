@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Watch:
                 self.view.warn(f"{fault}; another image takes its place")
         rates = {name: self.started.schedule.rate(peak, facts.step - 1) for name, peak in self.peaks.items()}
         scale = self._scale()
-        memory = peak_memory(self.started.device)
+        memory, norm = peak_memory(self.started.device), facts.result.gradient_norm
         chance = self.started.objective.chance(len(facts.batch.captions))
         self.log.write(
             "step",
@@ -69,13 +70,13 @@ class Watch:
             chance=chance,
             lr=rates,
             logit_scale=scale,
-            gradient_norm=facts.result.gradient_norm,
+            gradient_norm=norm if math.isfinite(norm) else None,  # JSON knows no infinity; `skipped` tells why
             skipped=facts.result.skipped,
             pairs_per_s=len(facts.batch.captions) / facts.seconds,
             wait_s=facts.waited,
             memory_bytes=memory,
         )
-        pulse = Pulse(facts.result.loss, chance, max(rates.values()), scale, memory)
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:

@@ -54,6 +54,11 @@ def test_the_answer_says_the_same_in_todays_keys(tmp_path: Path) -> None:
     assert config.train.precision == "fp16"
 
 
+def test_encoders_of_two_widths_meet_though_the_old_file_names_none(tmp_path: Path) -> None:
+    _, config = answer(tmp_path / "old.yaml", "encoder_configs: {text: {model_name: MiniLM, freeze_layers: 4}}\n")
+    assert config.model.embed_dim == 512
+
+
 def test_what_has_no_counterpart_stands_in_comments(tmp_path: Path) -> None:
     error, _ = answer(tmp_path / "old.yaml", OLD)
     assert "#   encoder_configs.image.freeze_layers: [1, 2]" in error.advice.splitlines()

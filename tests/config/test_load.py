@@ -52,6 +52,19 @@ def test_all_mistakes_at_once_with_file_line_and_key() -> None:
     )
 
 
+def test_what_is_wrong_between_keys_is_told_beside_wrong_values() -> None:
+    """P69: not one mistake after another."""
+    told = mistakes(MODEL + "data: {train: {builtin: hands}, val: null}\noptim: {lr: -1}\nevaluate: {best: loss}\n")
+    assert "x.yaml:3: optim.lr: expected a number above 0, found -1" in told
+    assert "x.yaml:4: evaluate.best: is measured on data.val, which is null" in told
+
+
+def test_a_folder_below_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(MODEL + "data: {train: {folder: ~/data/hands/train}}\n").config
+    assert "does not exist" in mistakes(MODEL + "data: {train: {folder: ~/data/no}}\n")
+
+
 def test_one_mistake_is_one_line() -> None:
     assert mistakes(MODEL + DATA + "train: {epochs: 0}") == (
         "x.yaml:3: train.epochs: expected a whole number of at least 1, found 0"
@@ -66,10 +79,12 @@ def test_one_mistake_is_one_line() -> None:
         ("optim.lr: came by an option", "--set: optim.lr: came by an option"),
         ("runs/x: is no key of the config", "runs/x: is no key"),
         ("a sentence without a key", "a sentence without a key"),
+        ("optim.groups[0].pattern: matches none", "x.yaml:5: optim.groups[0].pattern: matches none"),
+        ("model: nothing trains", "x.yaml:1: model: nothing trains"),
     ],
 )
 def test_a_later_mistake_about_a_key_gets_its_place(sentence: str, told: str) -> None:
-    loaded = load(MODEL + DATA + "train:\n  epochs: 2\n", "optim.lr=1e-5")
+    loaded = load(MODEL + DATA + "train:\n  epochs: 2\noptim: {groups: [{pattern: a}]}\n", "optim.lr=1e-5")
     with pytest.raises(InputError) as caught, loaded.places():
         raise InputError(sentence)
     assert str(caught.value).startswith(told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -67,6 +68,17 @@ ODD = [
     ),
     *("[0-3]", "encoder.layer.[0-3]", "(", "[[a]", "x0", "true", "2001-01-01", "<<", "folder", "hands", "\ud7ff", "😀"),
 ]
+SET_KEYS = [
+    "optim.lr",
+    "model.image",
+    "data.train",
+    "data.val.table",
+    "data.train.folder",
+    "train.epochs",
+    "x.y",
+    "",
+    "a",
+]
 KEYS = ["lr", "Name", "freeze_layer", "folder", "table", "model", "on", "0", "<<", "encoder", "a b", "", "épochs", "*"]
 
 
@@ -117,10 +129,25 @@ def test_a_mutated_config_loads_or_is_told(tmp_path: Path, random: Random, chang
     assert str(error).encode()
 
 
-def _refusal(path: Path) -> ConfigError | None:
+@settings(max_examples=100, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.randoms(use_true_random=False), st.integers(1, 3))
+def test_a_mutated_config_with_odd_overrides_and_its_data_loads_or_is_told(
+    tmp_path: Path, random: Random, changes: int
+) -> None:
+    """P68, P69: `--set` and the paths of the data section too."""
+    path = tmp_path / "mutated.yaml"
+    path.write_text(_mutate(BASE, random), encoding="utf-8", newline="")
+    sets = [f"{random.choice(SET_KEYS)}{random.choice(['=', '=', ''])}{random.choice(ODD)}" for _ in range(changes)]
+    error = _refusal(path, sets, need_data=True)
+    if error is not None:
+        assert error.problems
+        assert all(str(path) in line or "--set" in line for line in str(error).split("\n")[: len(error.problems)])
+
+
+def _refusal(path: Path, sets: Sequence[str] = (), *, need_data: bool = False) -> ConfigError | None:
     """What is told of the file, None where it is a config; any other exception is a bug."""
     try:
-        assert isinstance(load_config(path, need_data=False).config, Config)
+        assert isinstance(load_config(path, sets, need_data=need_data).config, Config)
     except ConfigError as error:
         return error
     return None

@@ -93,11 +93,9 @@ def test_a_missing_folder_names_the_nearest(tmp_path: Path) -> None:
         folder(tmp_path / "data" / "hands" / "one" / "a.png")
 
 
-def test_a_missing_folder_names_the_script_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_names_the_command_that_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scripts").mkdir()
-    (tmp_path / "scripts" / "prepare_signdigits.py").touch()
-    with pytest.raises(InputError, match=r"to make it: python scripts/prepare_signdigits.py"):
+    with pytest.raises(InputError, match=r"to make it: python scripts/prepare_signdigits.py --source CLONE"):
         folder(Path("data/signdigits/train"))
 
 
@@ -119,6 +117,15 @@ def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
     val = images(tmp_path / "val", "cat/a.png", "Dog/b.png")
     with pytest.raises(InputError, match=r"has 1 class that training lacks: Dog.*did you mean dog\?"):
         splits(train, val)
+
+
+def test_class_names_may_map_a_folder_that_only_val_has(tmp_path: Path) -> None:
+    train, val = images(tmp_path / "train", "cat/a.png", "dog/b.png"), images(tmp_path / "val", "cats/c.png")
+    with pytest.raises(InputError, match=r"'?cats'?.*data.class_names can map names"):
+        splits(train, val)
+    both = splits(train, val, class_names={"cats": "cat"})  # the advice that it gave
+    assert both.val is not None
+    assert both.val.classes == both.train.classes == ("cat", "dog")
 
 
 def test_class_names_are_said_in_words(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ def clip(tiny_native: Path) -> ClipModel:
 
 
 def figures(
-    clip: ClipModel, rows: Rows, templates: tuple[str, ...] = ("a {} thing",), **options: object
+    clip: ClipModel, rows: Rows, templates: tuple[str, ...] = ("a {} thing",), batch_size: int = 5, **options: object
 ) -> Measurement:
-    return measure(clip, rows, templates=templates, batch_size=5, workers=0, device=CPU, **options)  # type: ignore[arg-type]
+    return measure(clip, rows, templates=templates, batch_size=batch_size, workers=0, device=CPU, **options)  # type: ignore[arg-type]
 
 
 def captioned(photos: Path, captions: list[str]) -> Rows:
@@ -108,7 +108,7 @@ def test_the_loss_is_weighted_by_rows_and_told_with_its_batch_size(clip: ClipMod
         sizes.append(len(image))
         return torch.tensor(float(len(image)))
 
-    found = figures(clip, rows, loss=loss, loss_batch_size=8)
+    found = figures(clip, rows, loss=loss, batch_size=8)
     assert sizes == [8, 4]
     assert found.losses["loss"] == pytest.approx((8 * 8 + 4 * 4) / 12)
     assert found.counts["loss_batch_size"] == 8
@@ -132,7 +132,7 @@ def test_the_loss_sees_each_row_with_its_own_text(clip: ClipModel, tiny_photos: 
         assert text is not None
         return (image * text).sum(dim=1).mean()
 
-    found = figures(clip, rows, loss=loss, loss_batch_size=3)
+    found = figures(clip, rows, loss=loss, batch_size=3)
     assert found.losses["loss"] == pytest.approx(float((images * texts).sum(dim=1).mean()), abs=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_the_loss_is_told_which_rows_show_one_image(clip: ClipModel, tiny_photos
         told.extend(zip(captions.tolist(), identities.tolist(), strict=True))
         return image.sum()
 
-    figures(clip, rows, loss=loss, loss_batch_size=3)
+    figures(clip, rows, loss=loss, batch_size=3)
     assert sorted(told) == [(0, 7), (1, 3), (2, 7), (3, 9)]
 
 

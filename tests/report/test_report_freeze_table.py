@@ -45,6 +45,7 @@ text   froze all backbone parameters (148 tensors, 63.2M parameters)
 
  memory   weights 605 MB · gradients 59 MB · optimiser 119 MB
  a step   backward stops at image block 10 and at the text projection
+ frozen   stays in evaluation mode: no dropout, no new BatchNorm statistics
 """
 
 

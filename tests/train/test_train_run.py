@@ -13,15 +13,20 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clipft.config.load import load_config
+from clipft.config.schema import Config
+from clipft.data.sources import read_splits
 from clipft.errors import ClipftError, InputError
+from clipft.evaluate.measure import measure
+from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint, verify
 from clipft.model.saved import load_saved
 from clipft.report.train_view import TrainView
 from clipft.train.arithmetic import scale_in_words, warnings
 from clipft.train.checkpoint import committed, write_checkpoint
+from clipft.train.folder import resolved
 from clipft.train.prepare import prepare
 from clipft.train.run import Finished, dry_run, train
 
@@ -137,6 +142,13 @@ def test_the_untouched_model_is_scored_first(write: Write) -> None:
     finished = go(write(evaluate={"best": "zero_shot_top1"}, optim={"lr": 1e-12}))
     base = lines(finished.folder, "evaluation")[0]
     assert (base["epoch"], base["step"]) == (0, 0)
+    config = load_config(finished.folder / "config.yaml").config
+    clip, rows = build(config.model, config.run.seed), read_splits(config.data, 0).val
+    assert rows is not None
+    untouched = measure(
+        clip, rows, templates=config.data.templates, batch_size=8, workers=0, device=torch.device("cpu")
+    )
+    assert base["metrics"] == untouched.metrics
     best = json.loads((finished.folder / "checkpoints" / "best.json").read_text())
     assert best["epoch"] == 1
 
@@ -436,6 +448,62 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     assert same(weights(straight.folder), weights(resumed.folder))
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_counts_no_more(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P38: the steps after it come again, and pruning keeps what they write."""
+    path = write(checkpoint={"keep": {"last": 2}})
+    stop_after(3, path, monkeypatch)
+    run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
+    last = committed(run)[-1]
+    (last.folder / "state.json").write_text("{", encoding="utf-8")
+    stop_after(3, path, monkeypatch)  # from epoch 2 on, up to the step that was damaged
+    assert [k.step for k in committed(run)] == [8, 12]
+    assert (run / "checkpoints" / f"damaged-{last.folder.name}").is_dir()
+    verify(committed(run)[-1].folder)
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P38: nothing is lost; what can be put back is named."""
+    path = write()
+    stop_after(2, path, monkeypatch)
+    run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
+    before = (run / "metrics.jsonl").read_text()
+    for kept in committed(run):
+        (kept.folder / "optimizer.safetensors").unlink()
+    with pytest.raises(InputError, match=r"without a whole checkpoint.*optimizer.safetensors: is missing"):
+        go(path)
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("place", ["file.txt", "file.txt/run"])
+def test_a_run_that_can_be_no_folder_is_refused_at_once(write: Write, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(InputError, match=r"run.dir: .*file.txt is a file"):
+        go(write(), f"run.dir={tmp_path / place}")
+
+
+def test_a_tag_stays_a_tag_where_a_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    config = Config.model_validate(
+        {"model": {"name": "ViT-B-32", "pretrained": "openai"}, "data": {"train": {"builtin": "hands"}}}
+    )
+    assert resolved(config).model.pretrained == "openai"
+
+
+def test_a_tower_that_is_not_finite_is_named_before_anything_is_trained(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P27."""
+    first = go(write("first", train={"epochs": 1}))
+    weights_file = tmp_path / "damaged.safetensors"
+    clip = load_saved(first.folder).clip
+    state = {name: t.clone() for name, t in clip.model.state_dict().items()}
+    state["visual.ln_post.bias"][0] = float("nan")
+    save_file(state, weights_file)
+    with pytest.raises(ClipftError, match=r"the image tower of .* not finite in fp32"):
+        go(write("second", model={"pretrained": str(weights_file)}))
+
+
 def test_a_checkpoint_of_the_same_step_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """P38: a rename that fails leaves the old one."""
     state = {"epoch_end": True}
@@ -459,6 +527,9 @@ def test_a_best_that_is_not_kept_is_not_pointed_to(write: Write) -> None:
     finished = go(write(evaluate={"best": "loss"}, checkpoint={"keep": {"last": 1, "best": 0}}))
     assert not (finished.folder / "checkpoints" / "best.json").exists()
     load_saved(finished.folder)
+    last = lines(finished.folder, "evaluation")[-1]
+    assert finished.tuned == last["metrics"] | last["loss"]
+    assert json.loads((finished.folder / "result.json").read_text())["which"] == "last"
 
 
 def test_changed_data_does_not_go_on_silently(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

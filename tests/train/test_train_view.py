@@ -18,7 +18,7 @@ def text(shown: TrainView) -> str:
     return shown.console.file.getvalue()
 
 
-PULSE = Pulse(loss=2.3123, chance=4.1589, rate=8.4e-6, scale=71.2, memory=2_000_000_000)
+PULSE = Pulse(loss=2.3123, chance=4.1589, rates={"image": 8.4e-6}, scale=71.2, memory=2_000_000_000)
 
 
 def test_off_a_terminal_lines_are_plain_and_end_each_epoch() -> None:
