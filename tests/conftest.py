@@ -64,7 +64,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1) if not chr(c).isupper()]
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer({token: number for number, token in enumerate(vocabulary)}).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary),

@@ -13,5 +13,6 @@ from clipft.report.console import talk
 def show_progress(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
     """A Watch (evaluate.measure) for the terminal; elsewhere, and for a few batches, it says nothing."""
     console = talk()
-    hidden = not console.is_terminal or total < 3
-    return track(batches, " looking at images", total, console=console, transient=True, disable=hidden)
+    if not console.is_terminal or total < 3:
+        return batches
+    return track(batches, " looking at images", total, console=console, transient=True)
