@@ -130,7 +130,7 @@ def overfit(
 ) -> None:
     """Train on one batch again and again, to see whether a config can learn its data at all; write nothing.
 
-    Exit code 1 where the loss does not halve.
+    Exit code 1 where the loss does not come down to half of its start, or of chance where that is lower.
 
     Example: clipft overfit configs/handclip.yaml --set optim.lr=1e-4
     """
@@ -251,8 +251,9 @@ def evaluate(
     from clipft.data.sources import parse_data_option
 
     source = None if data is None else parse_data_option(data)
-    if target.endswith((".yaml", ".yml")):  # its mistakes are told before torch is imported
-        load_config(Path(target), need_data=source is None)
+    path = Path(target).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():  # its mistakes are told before torch is imported
+        load_config(path, need_data=source is None)
 
     from clipft.evaluate.compare import evaluate_target
     from clipft.report.console import result, say

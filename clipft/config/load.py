@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from clipft.config.legacy import in_todays_keys, is_legacy
-from clipft.config.mistakes import explain, explain_own, problem_at, show, wrong_keys
+from clipft.config.mistakes import MOST, explain, explain_own, problem_at, show, wrong_keys
 from clipft.config.overrides import lay_over, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
@@ -56,6 +56,8 @@ class Loaded:
             if isinstance(error, ConfigError) or key is None or path[0] not in Config.model_fields:
                 raise
             problem = problem_at(self.tree, path, sentence[key.end() :])
+            if self.tree.find(path) is self.tree.find(path[:-1]) and problem.place:
+                problem = replace(problem, place="")  # not written by --set: a default
             raise ConfigError(self.source, (problem,)) from error
 
 
@@ -93,14 +95,19 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
 
 
 def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:
-    """What is wrong between keys, which pydantic looks at only where each key is right: the wrong ones left out."""
+    """What is wrong between sections, which pydantic looks at only where each is right: the wrong keys left out.
+
+    A section that a key is left out of is not what its writer meant, so nothing more is said of it.
+    """
     values, found = deepcopy(values), []
-    while _leave_out(values, wrong_keys(error)):
+    sections: set[KeyPath] = set()
+    while error.error_count() <= MOST and _leave_out(values, wrong := wrong_keys(error)):
+        sections |= {key[:-1] for key in wrong}
         try:
             Config.model_validate(values)
         except ValidationError as next_error:
             error = next_error
-            found += explain_own(error, tree)
+            found += explain_own(error, tree, but=sections)
         else:
             break
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,10 +36,11 @@ def wrong_keys(error: ValidationError) -> list[Path]:
     return [path for item in error.errors(include_url=False) for path, _ in _sentences(item)]
 
 
-def explain_own(error: ValidationError, tree: Node) -> list[Problem]:
-    """The sentences of schema.py's own validators alone, most of which are about several keys."""
+def explain_own(error: ValidationError, tree: Node, *, but: Container[Path]) -> list[Problem]:
+    """The sentences of the schema's own validators alone, without those about a key in one of these sections."""
     own = [item for item in error.errors(include_url=False) if item["type"] == "value_error"]
-    return [problem_at(tree, path, message) for item in own for path, message in _sentences(item)]
+    told = [(path, message) for item in own for path, message in _sentences(item)]
+    return [problem_at(tree, path, message) for path, message in told if path[:-1] not in but]
 
 
 def problem_at(tree: Node, path: Path, message: str) -> Problem:
@@ -85,7 +86,7 @@ def _sentences(item: Any) -> Iterator[tuple[Path, str]]:
 
 
 def _own_sentences(path: Path, schemas: Schemas, item: Any) -> Iterator[tuple[Path, str]]:
-    """The sentences of schema.py's own validators; one about a key below begins with that key."""
+    """The sentences of the schema's own validators; one about a key below begins with that key."""
     for sentence in str(item["ctx"]["error"]).split("\n"):
         key = re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", sentence)
         if key and key.group(1).split(".")[0] in keys_of(schemas):

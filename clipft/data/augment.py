@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from clipft.config.schema import AugmentConfig
+from clipft.data.images import as_rgb
 
 RATIO = (3 / 4, 4 / 3)
 """Width to height of a random crop (Inception's, as in torchvision)."""
@@ -45,6 +47,21 @@ class TrainTransform:
             value = step(value)
         assert isinstance(value, torch.Tensor)
         return value
+
+
+@dataclass(frozen=True)
+class AsRead:
+    """Preprocessing for a picture that Pillow opened, made upright, 8 bits and on white as our own reading does first.
+
+    Args:
+        preprocess: open_clip's, an RGB picture to a (3, H, W) tensor.
+    """
+
+    preprocess: Callable[[Image.Image], torch.Tensor]
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """A (3, H, W) tensor."""
+        return self.preprocess(as_rgb(image))
 
 
 def train_transform(preprocess_cfg: Mapping[str, Any], augment: AugmentConfig | None) -> TrainTransform:

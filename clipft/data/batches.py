@@ -91,11 +91,6 @@ class TrainBatches:
             TrainItems(rows, transform, seed), self._order, workers, start_method, pin_memory, persistent=True
         )
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in an epoch; rows that do not fill one wait for another epoch's order."""
-        return len(self._order)
-
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of one epoch; the same number gives the same batches."""
         self._order.epoch = number

@@ -132,12 +132,12 @@ def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -
     )
 
 
-def trained_on(rows: Rows, source: Source, train: Source) -> tuple[str, ...]:
+def trained_on(rows: Rows, source: Source, data: DataConfig, seed: int) -> tuple[str, ...]:
     """What to say where a run has trained on these rows: by where they come from, else by their images' content."""
-    if may_overlap(source, train):
+    if may_overlap(source, data.train):
         return (f"{rows.name}: has rows that the run trained on, so these are no held-out figures",)
     try:
-        seen = _read(train, {}, "data.train")
+        seen = read_splits(data, seed).train
     except InputError as error:
         return (f"the run's training data cannot be read ({error}), so whether it has these images is not known",)
     before, now = identify([seen.images, rows.images])

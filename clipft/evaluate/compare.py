@@ -126,7 +126,7 @@ def _rows(target: Target, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
     if data is not None:
         rows = read_source(data, target.class_names, "--data")
         if config is not None and target.tuned:
-            notes = trained_on(rows, data, config.data.train)
+            notes = trained_on(rows, data, config.data, config.run.seed)
     elif config is None:
         raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
     else:

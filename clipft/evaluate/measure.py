@@ -151,7 +151,7 @@ def measure(
     counts = {"rows": len(seen.rows), "images": len(seen.images), "unreadable": len(seen.faults)}
     if loss is not None:
         counts["loss_batch_size"] = batch_size
-        losses = {"loss": _mean_loss(loss, seen, parts[-1], counts["loss_batch_size"], device)} | losses
+        losses = {"loss": _mean_loss(loss, seen, parts[-1], batch_size, device)} | losses
     return Measurement(
         data=rows.name,
         metrics=metrics,

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
-from clipft.export.read import CLASSIFIER, FACTS, WEIGHTS, Facts, fingerprint, probe
+from clipft.export.read import CLASSIFIER, WEIGHTS, Facts, fingerprint, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
-from clipft.model.recipe import OPEN_CLIP_CONFIG
+from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
 from clipft.model.saved import SavedModel
 from clipft.model.tokenizer import KNOWN_TEXT
 
@@ -66,7 +66,7 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     config = {"model_cfg": _model_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
     _write_json(partial / OPEN_CLIP_CONFIG, config)
     _copy_text_encoder(clip, partial)
-    _write_json(partial / FACTS, _facts(saved, run, _write_classifier(partial, saved)).to_json())
+    _write_json(partial / EXPORT_FACTS, _facts(saved, run, _write_classifier(partial, saved)).to_json())
     text_cfg = {**config["model_cfg"]["text_cfg"]}
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}

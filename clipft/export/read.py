@@ -17,12 +17,11 @@ from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.recipe import LOCAL_DIR, OPEN_CLIP_CONFIG
+from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
 WEIGHTS = "open_clip_model.safetensors"  # the name that open_clip looks for first
 CLASSIFIER = "classifier.safetensors"
-FACTS = "clipft.json"
 FORMAT = 1
 _SAME = 1e-4  # features of the same weights on other hardware and versions; other weights differ by far more
 
@@ -112,9 +111,9 @@ def read_export(path: Path) -> Exported:
         InputError: a file is missing or damaged, or the model does not answer as it did when it was written.
     """
     clip = build(ModelConfig(name=f"{LOCAL_DIR}{path}"), seed=0)
-    if not (path / FACTS).is_file():
+    if not (path / EXPORT_FACTS).is_file():
         return Exported(clip, None)
-    facts = _read_facts(path / FACTS)
+    facts = _read_facts(path / EXPORT_FACTS)
     _check(path, facts.fingerprint, fingerprint(clip.model, clip.tokenizer))
     if facts.classifier is not None:
         clip.model.classifier = _read_classifier(path / CLASSIFIER, facts.classifier)
@@ -169,6 +168,6 @@ def _read_classifier(path: Path, settings: dict[str, Any]) -> Classifier:
         classifier.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
-            f"{path}: is not the classifier that {FACTS} describes ({error}); export the run again"
+            f"{path}: is not the classifier that {EXPORT_FACTS} describes ({error}); export the run again"
         ) from None
     return classifier.eval()

@@ -17,12 +17,12 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor, nn
 
-from clipft.data.images import as_rgb
+from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
-from clipft.export.read import CLASSIFIER, FACTS, is_export, read_export
+from clipft.export.read import CLASSIFIER, is_export, read_export
 from clipft.model.build import ClipModel
-from clipft.model.recipe import OPEN_CLIP_CONFIG
+from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
 from clipft.model.saved import Which, load_saved
 from clipft.model.tokenizer import Tokenizer
 
@@ -53,22 +53,7 @@ def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], 
     """
     folder = Path(path).expanduser()
     clip = read_export(folder).clip if is_export(folder) else load_saved(folder).clip
-    return clip.model.eval(), AsTrained(clip.preprocess), clip.tokenizer
-
-
-@dataclass(frozen=True)
-class AsTrained:
-    """Preprocessing for any picture that Pillow opens, as training saw it: upright, on white, 8 bits, then open_clip's.
-
-    Args:
-        preprocess: RGB to (3, H, W).
-    """
-
-    preprocess: Callable[[Image.Image], Tensor]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """A (3, H, W) tensor."""
-        return self.preprocess(as_rgb(image))
+    return clip.model.eval(), AsRead(clip.preprocess), clip.tokenizer
 
 
 def export(
@@ -124,7 +109,7 @@ def export(
 def _refuse_to_overwrite(out: Path, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    ours = out.suffix == ".pt" if out.is_file() else (out / FACTS).is_file() or os.listdir(out) == [STATE_DICT]
+    ours = out.suffix == ".pt" if out.is_file() else (out / EXPORT_FACTS).is_file() or os.listdir(out) == [STATE_DICT]
     if not ours:
         raise InputError(f"--out: {out} holds something that is no export; name another folder")
     if not force:

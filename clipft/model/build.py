@@ -157,7 +157,10 @@ def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
 def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     """A run's weights as the start of another: its tensors, and nothing else of it (P41)."""
     checkpoint = open_checkpoint(path)
-    other = restore(checkpoint)
+    try:
+        other = restore(checkpoint)
+    except InputError as error:  # about that run's config, not about this one
+        raise InputError(f"model.pretrained: {path}: {error}") from error
     quick = bool(other.model_cfg.get("quick_gelu", False))
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
     everything = other.model.state_dict()

@@ -20,6 +20,7 @@ from clipft.model.encoders import check_context, hf_name, two_encoder_config
 from clipft.model.hub import fetch
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+EXPORT_FACTS = "clipft.json"  # beside open_clip_config.json in what `clipft export` wrote
 OPEN_CLIP_CONFIG = sources.OPEN_CLIP_CONFIG
 
 
@@ -227,12 +228,11 @@ def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, An
 def _resolve(name: str, folder: Path, fits: Callable[[Path], bool]) -> str:
     """The folder that `name` means, unchanged where there is none: a hub name.
 
-    A path from the root was written by an export that lay there: what lies beside the config comes first, since the
-    old place may hold another export by now.
+    An export of clipft has all it needs in itself, and where it was written another may lie by now.
     """
-    as_written = Path(name).expanduser()
-    beside = (folder, folder / "text")
-    places = (*beside, as_written) if as_written.is_absolute() else (folder / name, as_written, *beside)
+    as_written, beside = Path(name).expanduser(), (folder, folder / "text")
+    exported = (folder / EXPORT_FACTS).is_file()
+    places = (*beside, as_written) if exported else (folder / name, as_written, *beside)
     for place in places:
         if fits(place):
             return str(place.resolve())

@@ -134,15 +134,17 @@ class TrainView:
             self.say(f" epoch {epoch}/{epochs}  step {done}/{of}  {self._words(pulse)} · {self._time_left()} left")
 
     def watch(self, parts: Iterable[Part], total: int, doing: str = "looking at images") -> Iterator[Part]:
-        """Pass parts of some long work on, and show how many of `total` have come."""
-        for done, part in enumerate(parts):
-            words = f" {doing}: {done} of {total}"
+        """Pass parts of some long work on, and show which of `total` is being worked on."""
+        for number, part in enumerate(parts, 1):
+            words = f" {doing}: {number} of {total}"
             if self._live is not None:
                 self._live.update(Text(words))
-            elif done and time.monotonic() - self._printed_at >= _PLAIN_EVERY_S:
+            elif time.monotonic() - self._printed_at >= _PLAIN_EVERY_S:
                 self._printed_at = time.monotonic()
                 self.say(words)
             yield part
+        if self._live is not None:
+            self._live.update(Text(""))
 
     def _picture(self, pulse: Pulse) -> Group:
         epoch, epochs, done, of = self._left
@@ -153,10 +155,14 @@ class TrainView:
             Text(f"{done}/{of}"),
             Text(f"{self._time_left()} left"),
         )
-        return Group(bar, Text(f" {self._words(pulse)}"))
+        line = f" {self._words(pulse)}"
+        if len(line) <= self.console.width:
+            return Group(bar, Text(line))
+        return Group(bar, Text(f" {_rates_in_words(pulse.rates)}"), Text(f" {self._words(pulse, rates=False)}"))
 
-    def _words(self, pulse: Pulse) -> str:
-        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})", _rates_in_words(pulse.rates)]
+    def _words(self, pulse: Pulse, *, rates: bool = True) -> str:
+        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})"]
+        words += [_rates_in_words(pulse.rates)] if rates else []
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")
         share = self._wait / self._step_s if self._step_s else 0.0

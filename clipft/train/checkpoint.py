@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -153,12 +154,10 @@ def _at_epoch_end(folder: Path) -> bool:
         return True
 
 
-def set_aside(folders: Iterable[Path]) -> None:
-    """Rename damaged checkpoints, so that they neither stand in the way of new ones nor count as kept."""
-    for folder in folders:
-        aside = folder.with_name(f"damaged-{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that it neither stands in the way of a new one nor counts as kept."""
+    names = (f"damaged-{folder.name}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+    return folder.rename(next(aside for aside in map(folder.with_name, names) if not aside.exists()))
 
 
 def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

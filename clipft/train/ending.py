@@ -21,7 +21,7 @@ class Finished:
     Args:
         folder: the run's folder.
         base: the base's figures, empty where nothing was measured.
-        tuned: those of the checkpoint that `evaluate` and `export` take: best where `evaluate.best` is set, else last.
+        tuned: those of the checkpoint that `evaluate` and `export` take: best where one is kept, else last.
         frozen: how many frozen tensors were found bit-identical at the end.
     """
 

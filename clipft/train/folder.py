@@ -42,8 +42,8 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
         InputError: the unfinished run there has another config (the differing keys are named) or no whole checkpoint,
             or no folder can be made there.
     """
-    wanted = Path(config.run.dir or f"runs/{config_name}").expanduser()
-    path = next(p for p in _numbered(wanted) if not (p / RESULT).exists())
+    wanted = Path(os.path.expanduser(config.run.dir or f"runs/{config_name}"))
+    path = next(p for p in _numbered(wanted) if not os.path.exists(p / RESULT))
     _check_place(path)
     notes = [] if path == wanted else [f"{wanted} holds a finished run: this one goes to {path}"]
     if not (path / CONFIG).exists():
@@ -89,7 +89,7 @@ def newest_whole(kept: Sequence[Kept]) -> tuple[Kept | None, dict[Path, str]]:
 
 def _check_place(path: Path) -> None:
     """Refuse what can be no folder, before anything is computed."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    there = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not there.is_dir():
         raise InputError(f"run.dir: {there} is a file; name a folder")
     if not os.access(there, os.W_OK):

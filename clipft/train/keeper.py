@@ -72,12 +72,15 @@ class Keeper:
         if epoch_end:
             point_to(self.run, "last", folder, where)
         keep = self.prepared.config.checkpoint.keep
-        if keep.best and progress.best is not None and progress.best.step == progress.step:
-            self._point_to_best(progress.best)
+        if progress.best is not None and progress.best.step == progress.step:
+            self._point_to_best()
         best = None if progress.best is None or not keep.best else progress.best.step
         prune(committed(self.run), last=keep.last, best=best)
 
-    def _point_to_best(self, best: Best) -> None:
+    def _point_to_best(self) -> None:
+        best = self.progress.best
+        if best is None or not self.prepared.config.checkpoint.keep.best:
+            return
         facts = {"step": best.step, "epoch": best.epoch, "metric": self.prepared.config.evaluate.best}
         point_to(self.run, "best", checkpoint_folder(self.run, best.step), {**facts, "value": best.value})
 
@@ -140,13 +143,20 @@ class Keeper:
         self.started.stepper.scaler.load_state_dict(state["scaler"])
         restore_random_states(random, self.started.device)
         self._restore_progress(state)
-        best = self.progress.best
-        if best is not None and checkpoint_folder(self.run, best.step).is_dir():
-            self._point_to_best(best)  # a later one may have been damaged, and its steps come again
+        self._point_to_what_is_there(folder)
         threads = torch.get_num_threads()
         if state["threads"] == threads:
             return ()
         return (f"taken with {state['threads']} threads, now {threads}: the run goes on, but not to the last bit",)
+
+    def _point_to_what_is_there(self, last: Path) -> None:
+        """`last` and `best` may have named a later checkpoint that was damaged, and whose steps come again."""
+        point_to(self.run, "last", last, {"step": self.progress.step, "epoch": self.progress.epoch})
+        best, kept = self.progress.best, self.prepared.config.checkpoint.keep.best
+        if best is not None and kept and not checkpoint_folder(self.run, best.step).is_dir():
+            self.progress.best = None  # pruned in favour of the damaged one: the next evaluation is the best
+        (last.parent / "best.json").unlink(missing_ok=True)
+        self._point_to_best()
 
     def _restore_progress(self, state: dict[str, Any]) -> None:
         saved = dict(state["progress"])

@@ -49,19 +49,22 @@ class Overfit:
 
 
 def overfit(loaded: Loaded, view: TrainView, *, steps: int) -> Overfit:
-    """Train on one batch at the config's rates until its loss has halved, or for `steps`; nothing is written.
+    """Train on one batch at the config's rates until its loss reaches the goal, or for `steps`; nothing is written.
 
     Without augmentation and label smoothing, so that the loss could come to zero.
     """
     prepared = prepare(_plain(loaded.config))
     train = prepared.splits.train
-    rows = train.take(one_batch(prepared))
-    if len(rows) < 2:
-        raise InputError(f"data.train: no two rows of {train.name} differ in image, caption and class")
     started = start(prepared)
     show_start(prepared, started, view)
-    view.facts([("rows", f"{len(rows)} of {len(train)}, again and again, as they are; nothing is written")])
-    found = _repeat(_read(rows, prepared, started), prepared, started, view, steps)
+    batch = _read(train.take(one_batch(prepared)), prepared, started)
+    for fault in batch.faults:
+        view.warn(str(fault))
+    if prepared.loss != "classifier" and len(set(batch.indices.tolist())) < 2:
+        raise InputError(f"data.train: {train.name} has no two readable rows that differ in image, caption and class")
+    words = f"{len(batch.captions)} of {len(train)}, again and again, as they are; nothing is written"
+    view.facts([("rows", words)])
+    found = _repeat(batch, prepared, started, view, steps)
     view.facts([("loss", _in_words(found)), ("verdict", _verdict(found))])
     return found
 
@@ -97,7 +100,7 @@ def told_apart(rows: Rows) -> list[int]:
 
 
 def _plain(config: Config) -> Config:
-    data = config.data.model_copy(update={"augment": "none", "val": None})
+    data = config.data.model_copy(update={"augment": "none"})
     loss = config.loss.model_copy(update={"label_smoothing": 0.0})
     return config.model_copy(update={"data": data, "loss": loss})
 

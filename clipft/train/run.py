@@ -20,7 +20,7 @@ from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
-from clipft.errors import ClipftError
+from clipft.errors import ClipftError, InputError
 from clipft.model.runfiles import CONFIG
 from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.report.train_view import TrainView, in_time
@@ -92,7 +92,8 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     """Everything up to one step and one evaluation batch, then say what would happen; nothing is written."""
     folder = choose_folder(loaded.config, name, resume=False)
     if folder.resume_from is not None:
-        folder = replace(folder, notes=(f"{folder.path} holds an unfinished run; this rehearsal begins with the base",))
+        rehearsal = f"{folder.path} holds an unfinished run; this rehearsal begins with the base"
+        folder = replace(folder, notes=(*folder.notes[:-1], rehearsal))  # in place of "going on with"
     ready = _get_ready(loaded, folder, view, write=False)
     prepared, stepper = ready.prepared, ready.started.stepper
     if ready.evaluations is not None:
@@ -142,9 +143,10 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
 
 
 def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
-    set_aside(damaged)
     for note in ready.keeper.take_up(checkpoint):
         ready.view.note(note)
+    for old in damaged:
+        ready.view.note(f"{old} is damaged and its steps come again: it is now called {set_aside(old).name}")
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
     if ready.evaluations is not None:
         ready.view.table_head(ready.evaluations.base)
@@ -222,7 +224,10 @@ def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) 
 
 def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
     path = folder.path
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a name that is too long, a disk that is full
+        raise InputError(f"run.dir: {path} cannot be made ({error.strerror}); name another folder") from None
     if folder.resume_from is not None:
         return
     write_whole(path / CONFIG, dump_config(resolved(prepared.config)))

@@ -83,10 +83,11 @@ def _check_finite(network: Network, clip: ClipModel) -> None:
         features = network.features(torch.zeros(1, 3, height, width), ["a photo"])
     for tower, feature in (("image", features.image), ("text", features.text)):
         if feature is not None and not bool(feature.isfinite().all()):
+            name = network.precision.name
+            advice = "the weights are damaged" if name == "fp32" else "set train.precision: fp32"
             raise ClipftError(
                 f"the {tower} tower of {clip.base} answers a plain {'picture' if tower == 'image' else 'text'} with "
-                f"numbers that are not finite in {network.precision.name}; set train.precision: fp32, and if it stays "
-                "so, the weights are damaged"
+                f"numbers that are not finite in {name}; {advice}"
             )
 
 

@@ -55,8 +55,25 @@ def test_all_mistakes_at_once_with_file_line_and_key() -> None:
 def test_what_is_wrong_between_keys_is_told_beside_wrong_values() -> None:
     """P69: not one mistake after another."""
     told = mistakes(MODEL + "data: {train: {builtin: hands}, val: null}\noptim: {lr: -1}\nevaluate: {best: loss}\n")
-    assert "x.yaml:3: optim.lr: expected a number above 0, found -1" in told
-    assert "x.yaml:4: evaluate.best: is measured on data.val, which is null" in told
+    assert told == (
+        "x.yaml has 2 mistakes:\n"
+        "  x.yaml:3: optim.lr: expected a number above 0, found -1\n"
+        "  x.yaml:4: evaluate.best: is measured on data.val, which is null"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("data: {train: {table: a.csv}}\noptim: {lr: -1}", 2),
+        ("data: {train: {builtin: hands}}\nloss: {type: clasifier, label_smoothing: 0.1}", 1),
+        ("data: {train: {table: a.csv, caption: 5}}", 1),
+    ],
+)
+def test_nothing_is_told_twice_and_nothing_made_up(text: str, count: int) -> None:
+    """A section with a wrong key is not what was meant: what its other keys would be wrong about is left unsaid."""
+    told = mistakes(MODEL + text)
+    assert len(told.splitlines()) == (count + 1 if count > 1 else 1), told
 
 
 def test_a_folder_below_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

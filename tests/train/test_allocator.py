@@ -32,5 +32,6 @@ def page_faults(way: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc is what is told")
 def test_steps_of_one_size_take_no_new_pages_from_the_kernel():
-    assert page_faults("kept") < 100
-    assert page_faults("as it is") >= 10 * 8 * 5120
+    kept, handed_back = page_faults("kept"), page_faults("as it is")
+    assert kept < 100
+    assert handed_back > 5 * 100  # far more with pages of 4 KB; huge pages fault once in 2 MB

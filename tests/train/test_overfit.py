@@ -7,10 +7,12 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from rich.console import Console
 
 from clipft.config.load import Loaded, load_config
+from clipft.errors import InputError
 from clipft.report.train_view import TrainView
 from clipft.train.overfit import Overfit, one_batch, overfit
 from clipft.train.prepare import prepare
@@ -35,11 +37,12 @@ def go(loaded: Loaded, steps: int = 100) -> tuple[Overfit, str]:
 
 
 def test_a_batch_is_learnt_and_nothing_is_written(
-    tiny_model: Callable[..., str], colour_folder: Callable[..., Path], tmp_path: Path
+    tiny_model: Callable[..., str], colour_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P18: whether the loss can leave ln(batch) at all is one command away."""
     data = {"folder": str(colour_folder())}
     loaded = load(tmp_path / "x.yaml", tiny_model(), data)
+    monkeypatch.chdir(tmp_path)  # a run without run.dir would write here
     before = sorted(tmp_path.rglob("*"))
     found, told = go(loaded)
     assert found.learns
@@ -84,3 +87,16 @@ def test_no_two_rows_of_a_contrastive_batch_say_or_show_the_same(
     chosen = one_batch(prepared)
     assert train.captions is not None
     assert len(chosen) == len({train.captions[int(i)] for i in chosen}) == len(set(train.identities[chosen])) == 8
+
+
+def test_one_readable_row_is_nothing_to_tell_apart(
+    tiny_model: Callable[..., str], colour_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """P18, P19: a batch of one would have a loss of 0 and seem learnt."""
+    folder = colour_folder(each=3)
+    for colour in ("green", "blue", "white"):
+        for image in (folder / colour).iterdir():
+            image.write_bytes(b"no picture")
+    loaded = load(tmp_path / "x.yaml", tiny_model(), {"folder": str(folder)})
+    with pytest.raises(InputError, match="no two readable rows"):
+        go(loaded)

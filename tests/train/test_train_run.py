@@ -85,7 +85,7 @@ class StoppedError(Exception):
     """Raised to stop a run where a test wants."""
 
 
-def stop_after(epochs: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after(epochs: int, path: Path, monkeypatch: pytest.MonkeyPatch, shown: TrainView | None = None) -> None:
     """Run until `epochs` epochs are saved, then die as a killed process would: without a word."""
     from clipft.train.keeper import Keeper
 
@@ -99,7 +99,7 @@ def stop_after(epochs: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "save", save)
         with pytest.raises(StoppedError):
-            go(path)
+            go(path, shown=shown)
 
 
 def test_a_run_learns_and_records_itself(write: Write) -> None:
@@ -450,15 +450,26 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
 
 def test_a_damaged_checkpoint_is_set_aside_and_counts_no_more(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """P38: the steps after it come again, and pruning keeps what they write."""
-    path = write(checkpoint={"keep": {"last": 2}})
+    path = write(evaluate={"best": "loss"}, checkpoint={"keep": {"last": 3}})
     stop_after(3, path, monkeypatch)
     run = Path(yaml.safe_load(path.read_text())["run"]["dir"])
-    last = committed(run)[-1]
-    (last.folder / "state.json").write_text("{", encoding="utf-8")
-    stop_after(3, path, monkeypatch)  # from epoch 2 on, up to the step that was damaged
-    assert [k.step for k in committed(run)] == [8, 12]
-    assert (run / "checkpoints" / f"damaged-{last.folder.name}").is_dir()
-    verify(committed(run)[-1].folder)
+    for kept in committed(run)[1:]:  # two of three
+        (kept.folder / "state.json").write_text("{", encoding="utf-8")
+    shown = view()
+    stop_after(2, path, monkeypatch, shown)  # from epoch 1 on, up to the first step that was damaged
+    assert "now called damaged-step-000012" in " ".join(said(shown).split())
+    assert [k.step for k in committed(run)] == [4, 8]  # not 12, which would count as the newest
+    assert (run / "checkpoints" / "damaged-step-000008").is_dir()
+    for pointer in ("last", "best"):
+        assert load_saved(run, pointer)  # neither names what was set aside
+
+
+def test_a_run_that_keeps_no_best_goes_on_and_ends_with_its_last(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(evaluate={"best": "loss"}, checkpoint={"keep": {"last": 1, "best": 0}})
+    stop_after(1, path, monkeypatch)
+    finished = go(path)
+    assert not (finished.folder / "checkpoints" / "best.json").exists()
+    assert load_saved(finished.folder)
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

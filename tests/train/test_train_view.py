@@ -1,6 +1,7 @@
 """What a person sees while a model trains."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -43,6 +44,29 @@ def test_the_live_line_fits_80_columns() -> None:
     shown.stop()
     assert all(Text.from_ansi(line).cell_len <= 80 for line in drawn.get().splitlines())
     assert len(drawn.get().splitlines()) == 2
+
+
+def test_rates_of_several_parts_get_a_line_of_their_own_where_they_must() -> None:
+    shown = view(terminal=True)
+    shown.begin(epochs=10, steps_per_epoch=10)
+    pulse = replace(PULSE, rates={"image": 1e-5, "text": 2e-5, "heads": 1e-4})
+    with shown.console.capture() as drawn:
+        shown.console.print(shown._picture(pulse))
+    shown.stop()
+    lines = [Text.from_ansi(line) for line in drawn.get().splitlines()]
+    assert all(line.cell_len <= 80 for line in lines)
+    assert lines[1].plain.strip() == "lr 1.0e-05 image, 2.0e-05 text, 1.0e-04 heads"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_passes_whole_through_the_watch(terminal: bool) -> None:
+    shown = view(terminal=terminal)
+    shown.begin(epochs=1, steps_per_epoch=1)
+    shown._printed_at = -1e9  # as if the last line were long ago
+    assert list(shown.watch([7, 8, 9], 3, "counting")) == [7, 8, 9]
+    shown.stop()
+    if not terminal:
+        assert text(shown) == " counting: 1 of 3\n"  # the others come too soon after it
 
 
 def test_what_is_said_before_there_is_a_folder_reaches_the_log(tmp_path) -> None:  # type: ignore[no-untyped-def]
