@@ -1,6 +1,6 @@
 """Paints one hand with Pillow: silhouette, light, lines, nails, sleeve, wall.
 
-Drawn several times as large and averaged down, in about 3 ms at 64 pixels.
+Drawn several times as large and averaged down, in about 2 ms at 64 pixels.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import cmath
 import math
 from collections.abc import Iterable
+from functools import cache
 
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
 from clipft.data.hand_shapes import ARM, FINGERS, PALM, Part, Parts, Pose, closed_curve, curve, ellipse, parts_of
 
@@ -55,15 +57,14 @@ class _Canvas:
         self._mirror = not pose.thumb_right
         self._middle = complex(pixels / 2, pixels / 2) + pose.shift.conjugate() * pixels / 2
 
-    def at(self, points: Iterable[complex]) -> list[tuple[float, float]]:
-        placed = []
-        for point in points:
-            p = point - _CENTRE
-            if self._mirror:
-                p = complex(-p.real, p.imag)
-            p = (p * self._turn).conjugate() * self.unit + self._middle
-            placed.append((p.real, p.imag))
-        return placed
+    def at(self, points: Iterable[complex]) -> list[float]:
+        """Pixels x, y, x, y, ... of points."""
+        plane = np.array(list(points)) - _CENTRE
+        if self._mirror:
+            plane = -plane.conj()
+        pixels = (plane * self._turn).conj() * self.unit + self._middle  # y points down there
+        flat: list[float] = np.column_stack((pixels.real, pixels.imag)).ravel().tolist()
+        return flat
 
     def width(self, length: float) -> int:
         return max(1, round(length * self.unit))
@@ -83,7 +84,7 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
 
 def draw_hand(pose: Pose, size: int) -> Image.Image:
     """The picture of this pose, size x size, RGB."""
-    fine = 4 if size <= 96 else 3 if size <= 512 else 2  # drawn larger, then averaged: smooth edges
+    fine = 3 if size <= 512 else 2  # drawn larger, then averaged: smooth edges
     canvas = _Canvas(pose, size * fine)
     parts = parts_of(pose)
     skin = _mix(SKINS[pose.skin], _PALM_ROSE, 0.3) if pose.palm else SKINS[pose.skin]
@@ -93,7 +94,7 @@ def draw_hand(pose: Pose, size: int) -> Image.Image:
     shade = _light(canvas, pose, parts)
     _lines(canvas, pose, parts, shade)
     light = _mix(skin, (255, 250, 240), 0.75)
-    hand = ImageOps.colorize(shade, black=dark, mid=skin, white=light)
+    hand = Image.merge("RGB", (shade, shade, shade)).point(_tones(dark, skin, light))
     if not pose.palm:
         _nails(canvas, parts, hand, NAILS[pose.nails] or _mix(skin, (255, 222, 216), 0.6))
     if pose.sleeve is not None:
@@ -106,18 +107,23 @@ def draw_hand(pose: Pose, size: int) -> Image.Image:
     return picture
 
 
+@cache
+def _tones(dark: Colour, skin: Colour, light: Colour) -> list[int]:
+    """For red, green and blue the value at each brightness: dark at 0, the skin at 127, light at 255."""
+    bands = zip(dark, skin, light, strict=True)
+    return [round(value) for band in bands for value in np.interp(np.arange(256), (0, 127, 255), band).tolist()]
+
+
 _RIM = 0.017
 """Width of the dark rim around the hand."""
 
 
 def _silhouette(canvas: _Canvas, parts: Parts) -> Image.Image:
     mask, draw = canvas.blank(0)
-    for outline in (
-        [p + math.copysign(_RIM, p.real) for p in ARM],
-        [p * (1 + _RIM / 0.3) for p in closed_curve(PALM)],
-        *(part.outline(1 + _RIM / part.radius) for part in (*parts.stubs, *parts.up)),
-    ):
-        draw.polygon(canvas.at(outline), fill=255)
+    draw.polygon(canvas.at(p + math.copysign(_RIM, p.real) for p in ARM), fill=255)
+    draw.polygon(canvas.at(p * (1 + _RIM / 0.3) for p in closed_curve(PALM)), fill=255)
+    for part in (*parts.stubs, *parts.up):
+        draw.polygon(canvas.at(part.outline(1 + _RIM / part.radius)), fill=255)
     return mask
 
 
@@ -226,6 +232,7 @@ def _ground(pose: Pose, size: int) -> Image.Image:
     """A plain wall with light falling across it."""
     number, angle = pose.ground
     bright, dim = GROUNDS[number]
-    slope = Image.linear_gradient("L").rotate(angle, Image.Resampling.BILINEAR, fillcolor=128)
-    slope = slope.crop((52, 52, 204, 204)).resize((size, size), Image.Resampling.BILINEAR)
-    return ImageOps.colorize(slope, black=dim, white=bright)
+    slope = Image.linear_gradient("L").reduce(4).rotate(angle, Image.Resampling.BILINEAR, fillcolor=128)
+    slope = slope.crop((13, 13, 51, 51)).resize((size, size), Image.Resampling.BILINEAR)
+    lit, unlit = (Image.new("RGB", (size, size), colour) for colour in (bright, dim))
+    return Image.composite(lit, unlit, slope)

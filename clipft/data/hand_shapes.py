@@ -11,6 +11,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Points = npt.NDArray[np.complex128]
+
 
 @dataclass(frozen=True)
 class Finger:
@@ -34,6 +39,10 @@ PALM = (0.285 + 0.17j, 0.15 + 0.265j, 0.0 + 0.295j, -0.14 + 0.265j, -0.262 + 0.1
 ARM = (-0.215 - 0.36j, 0.2 - 0.36j, 0.185 - 0.62j, 0.20 - 1.9j, -0.21 - 1.9j, -0.195 - 0.62j)
 _STEPS = 26
 """Points along each side of a finger."""
+_ALONG = (1 - np.cos(np.pi * np.arange(_STEPS + 1) / _STEPS)) / 2  # shares of the way, dense where the ends are round
+_JOINTS = sum(np.exp(-(((_ALONG - joint) / 0.09) ** 2)) for joint in (0.44, 0.73))
+_PROFILE = (1 - 0.16 * _ALONG) * (1 + 0.045 * _JOINTS)  # narrower to the tip, a little wider at its two joints
+_ARCH = np.sin(np.pi * _ALONG)
 
 
 @dataclass(frozen=True)
@@ -69,27 +78,17 @@ class Pose:
     sleeve: int | None
 
 
-def _limb(base: complex, tip: complex, radius: float, bend: float) -> list[complex]:
-    """The outline of a finger with round ends, narrower to the tip, a little wider at its two joints than between."""
+def _limb(base: complex, tip: complex, radius: float, bend: float) -> Points:
+    """The outline of a finger with round ends."""
     axis = tip - base
     length = abs(axis)
     along = axis / length
     across = along * 1j
-    left, right = [], []
-    for step in range(_STEPS + 1):
-        t = (1 - math.cos(math.pi * step / _STEPS)) / 2  # dense where the ends are round
-        width = radius * (1 - 0.16 * t) * (1 + 0.045 * (_bump(t, 0.44) + _bump(t, 0.73)))
-        for to_end, cap in ((t * length, radius), ((1 - t) * length, radius * 0.88)):
-            if to_end < cap:
-                width *= math.sqrt(max(0.0, 1 - (1 - to_end / cap) ** 2))
-        middle = base + axis * t + across * bend * length * math.sin(math.pi * t)
-        left.append(middle + across * width)
-        right.append(middle - across * width)
-    return left + right[::-1]
-
-
-def _bump(t: float, at: float) -> float:
-    return math.exp(-(((t - at) / 0.09) ** 2))
+    width = radius * _PROFILE
+    for to_end, cap in ((_ALONG * length, radius), ((1 - _ALONG) * length, radius * 0.88)):
+        width = width * np.sqrt(1 - np.clip(1 - to_end / cap, 0, 1) ** 2)  # a round cap; 1 beyond it
+    middle = base + axis * _ALONG + across * bend * length * _ARCH
+    return np.concatenate([middle + across * width, (middle - across * width)[::-1]])
 
 
 def closed_curve(points: Iterable[complex], steps: int = 5) -> list[complex]:
@@ -135,12 +134,12 @@ class Part:
         straight = self.base + (self.tip - self.base) * t
         return straight + self.along * 1j * self.bend * abs(self.tip - self.base) * math.sin(math.pi * t)
 
-    def outline(self, share: float = 1.0, shift: complex = 0j) -> list[complex]:
+    def outline(self, share: float = 1.0, shift: complex = 0j) -> Points:
         """Its edge, or that of a thinner limb inside, moved towards the light."""
         inset = self.along * self.radius * (1 - share)
         return _limb(self.base + shift, self.tip - inset + shift, self.radius * share, self.bend)
 
-    def edge(self) -> list[complex]:
+    def edge(self) -> Points:
         """The outline but for its base, where the finger grows out of the hand."""
         return self.outline()[_STEPS // 4 : -_STEPS // 4]
 
