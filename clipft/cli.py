@@ -311,7 +311,7 @@ def predict(
 
     if as_json and as_csv:
         raise InputError("--json and --csv: give one of them")
-    looked_at = [*(images or ()), *(data or ())]
+    looked_at = [*(images or ()), *(place.removeprefix("folder:") for place in data or ())]  # as evaluate has it
     if not looked_at:
         raise InputError("IMAGE|FOLDER: name at least one image or folder" + (" with --data" if query else ""))
     if query is not None and texts:

@@ -149,8 +149,10 @@ def _refuse_without_classes(key: str, root: Path, shown: str, classes: list[str]
         )
     splits = [name for name in classes if name.lower() in SPLITS]
     if len(splits) == len(classes) and any(entry.is_dir() for name in splits for entry in (root / name).iterdir()):
+        train = next((name for name in splits if name.lower().startswith("train")), splits[0])
+        fits = train if key.startswith("data.train") else next((name for name in splits if name != train), train)
         raise InputError(
-            f"{key}: {shown} holds the splits {some(splits)}, not classes; write {os.path.join(shown, splits[0])}"
+            f"{key}: {shown} holds the splits {some(splits)}, not classes; write {os.path.join(shown, fits)}"
         )
 
 

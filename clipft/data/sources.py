@@ -181,7 +181,8 @@ def parse_data_option(text: str) -> Source:
     """
     kind, colon, rest = text.partition(":")
     if not colon or kind not in SOURCES or not rest:
-        raise InputError(f"--data: expected {_FORMS}, found {text!r}")
+        hint = f"; write folder:{text}" if os.path.isdir(text) else ""
+        raise InputError(f"--data: expected {_FORMS}, found {text!r}{hint}")
     main, *options = re.split(r",(?=\w+=)", rest)
     values: dict[str, object] = {kind: main}
     for option in options:

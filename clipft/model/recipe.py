@@ -104,6 +104,11 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
     if arch not in open_clip.list_models():
         close = nearest(arch, open_clip.list_models(), count=4)
         hint = f"did you mean {one_of(close)}? " if close else ""
+        folder = Path(config.name or "").expanduser()
+        if (folder / OPEN_CLIP_CONFIG).is_file():
+            hint = f"the folder is named by {LOCAL_DIR}{config.name}. "
+        elif folder.is_dir():
+            hint = f"{LOCAL_DIR}PATH is for a folder with an {OPEN_CLIP_CONFIG}, model.pretrained for a run. "
         raise InputError(
             f"model.name: open_clip has no architecture {config.name}; {hint}"
             'All there are: python -c "import open_clip; print(open_clip.list_models())"'

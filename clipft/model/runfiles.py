@@ -85,6 +85,8 @@ def open_checkpoint(path: Path, which: Which | None = None) -> Checkpoint:
         raise InputError(f"{path}: there is no such run or checkpoint")
     if (folder / STATE).is_file() or (folder / COMMIT).is_file():
         run = folder.parent.parent
+    elif not path.is_dir():
+        raise InputError(f"{path}: is a file, expected a run or a checkpoint of clipft")
     else:
         run, folder = folder, _choose(folder, which)
     verify(folder, (WEIGHTS, STATE))
@@ -121,6 +123,8 @@ def verify(folder: Path, hashed: tuple[str, ...] = (WEIGHTS, OPTIMIZER, STATE)) 
 def _choose(run: Path, which: Which | None) -> Path:
     checkpoints = run / CHECKPOINTS
     if not checkpoints.is_dir():
+        if (run / CONFIG).is_file():
+            raise InputError(f"{run}: this run has no checkpoint yet; the command that began it goes on with it")
         raise InputError(f"{run}: is no run of clipft: it has no folder {CHECKPOINTS}")
     best, last = checkpoints / "best.json", checkpoints / "last.json"
     if which == "best" and not best.is_file():

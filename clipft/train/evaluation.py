@@ -176,7 +176,10 @@ def check_metrics(config: Config, rows: Rows, loss: str) -> None:
         asked["train.early_stop.metric"] = config.train.early_stop.metric
     for key, name in asked.items():
         if name is not None and name not in known:
-            raise InputError(f"{key}: {name!r} is not measured on {rows.name}; this run measures {', '.join(known)}")
+            raise InputError(
+                f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "
+                f"{', '.join(known)}"
+            )
 
 
 def _better(name: str, value: float, than: float) -> bool:

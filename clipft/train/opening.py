@@ -65,7 +65,7 @@ def resume_in_words(progress: Progress, started: Started) -> str:
     after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.steps else 0.0
     return (
         f"weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
-        f"learning rate {before:.3g} before, {after:.3g} now"
+        f"learning rate {before:.3g} at that step, {after:.3g} at the next, as scheduled"
     )
 
 

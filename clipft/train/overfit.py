@@ -62,7 +62,8 @@ def overfit(loaded: Loaded, view: TrainView, *, steps: int) -> Overfit:
         view.warn(str(fault))
     if prepared.loss != "classifier" and len(set(batch.indices.tolist())) < 2:
         raise InputError(f"data.train: {train.name} has no two readable rows that differ in image, caption and class")
-    words = f"{len(batch.captions)} of {len(train)}, again and again, as they are; nothing is written"
+    apart = "" if prepared.loss == "classifier" else " that share no caption, class or image"
+    words = f"{len(batch.captions)} of {len(train)}{apart}, again and again, as they are; nothing is written"
     view.facts([("rows", words)])
     found = _repeat(batch, prepared, started, view, steps)
     view.facts([("loss", _in_words(found)), ("verdict", _verdict(found))])

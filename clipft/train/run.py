@@ -28,6 +28,7 @@ from clipft.train.checkpoint import set_aside, write_whole
 from clipft.train.ending import Finished, show_end
 from clipft.train.evaluation import Evaluations, check_metrics
 from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
+from clipft.train.interrupts import Interrupts, remember_interrupts
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress, Rhythm, run_loop
 from clipft.train.metrics_log import MetricsLog, check_tensorboard
@@ -78,7 +79,8 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
                 ready.evaluations.measure_base()
         else:
             _take_up(ready, folder.resume_from, folder.damaged)
-        _train(ready)
+        with remember_interrupts() as interrupts:
+            _train(ready, interrupts)
     finally:
         view.stop()
         ready.log.close()
@@ -166,7 +168,7 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
     return len(before)
 
 
-def _train(ready: Ready) -> None:
+def _train(ready: Ready, interrupts: Interrupts) -> None:
     prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
     config, evaluations = prepared.config, ready.evaluations
     _encode_frozen_texts(prepared, started, view)
@@ -183,7 +185,7 @@ def _train(ready: Ready) -> None:
             started.schedule,
             ready.progress,
             rhythm,
-            Watch(prepared, started, view, ready.log, keeper.run / SHEET),
+            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )

@@ -13,6 +13,7 @@ import torch
 from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
 from clipft.train.arithmetic import not_learning, scale_in_words
+from clipft.train.interrupts import Interrupts
 from clipft.train.loop import StepFacts
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
@@ -27,6 +28,7 @@ class Watch:
 
     Args:
         sheet: where a picture of the run's first batch goes.
+        interrupts: asked at each step.
         peaks: the highest learning rate of each part of the model.
     """
 
@@ -35,6 +37,7 @@ class Watch:
     view: TrainView
     log: MetricsLog
     sheet: Path
+    interrupts: Interrupts
     peaks: dict[str, float] = field(init=False)
     _start_scale: float = field(init=False)
     _named: set[str] = field(init=False, default_factory=set)
@@ -49,7 +52,12 @@ class Watch:
         self.view.epoch(epoch)
 
     def step(self, facts: StepFacts) -> None:
-        """Log a step and show it; draw the run's first batch (P11)."""
+        """Log a step and show it; draw the run's first batch (P11).
+
+        Raises:
+            KeyboardInterrupt: the run was to stop, and what noticed it was lost.
+        """
+        self.interrupts.check()
         if facts.step == 1:
             cfg = self.started.clip.preprocess_cfg
             write_batch_sheet(self.sheet, facts.batch.images, facts.batch.captions, mean=cfg["mean"], std=cfg["std"])

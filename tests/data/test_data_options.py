@@ -73,3 +73,8 @@ def test_sources_of_one_place_may_share_rows(one: str, other: str, overlap: bool
     """P56: whatever the path is written like, and whatever is read from there."""
     assert may_overlap(parse_data_option(one), parse_data_option(other)) is overlap
     assert may_overlap(parse_data_option(other), parse_data_option(one)) is overlap
+
+
+def test_a_bare_folder_is_told_its_form(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"; write folder:{tmp_path}"):
+        parse_data_option(str(tmp_path))

@@ -229,6 +229,12 @@ def test_a_pointer_to_nowhere_and_a_newer_format_are_sentences(tmp_path: Path, b
         open_checkpoint(tmp_path / "none")
     with pytest.raises(InputError, match="is no run of clipft"):
         open_checkpoint(base)
+    with pytest.raises(InputError, match="is a file, expected a run or a checkpoint"):
+        open_checkpoint(base / "open_clip_config.json")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.yaml").touch()
+    with pytest.raises(InputError, match="this run has no checkpoint yet"):
+        open_checkpoint(tmp_path / "begun")
 
 
 # --- a run as the start of another ---------------------------------------------------------------
