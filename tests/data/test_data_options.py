@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
