@@ -155,7 +155,8 @@ class Keeper:
         best, kept = self.progress.best, self.prepared.config.checkpoint.keep.best
         if best is not None and kept and not checkpoint_folder(self.run, best.step).is_dir():
             self.progress.best = None  # pruned in favour of the damaged one: the next evaluation is the best
-        (last.parent / "best.json").unlink(missing_ok=True)
+        if self.progress.best is None:
+            (last.parent / "best.json").unlink(missing_ok=True)
         self._point_to_best()
 
     def _restore_progress(self, state: dict[str, Any]) -> None:

@@ -74,12 +74,12 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     ready = _get_ready(loaded, folder, view, write=True)
     view.begin(loaded.config.train.epochs, ready.prepared.arithmetic.steps_per_epoch)
     try:
-        if folder.resume_from is None:
-            if ready.evaluations is not None:
-                ready.evaluations.measure_base()
-        else:
-            _take_up(ready, folder.resume_from, folder.damaged)
         with remember_interrupts() as interrupts:
+            if folder.resume_from is None:
+                if ready.evaluations is not None:
+                    ready.evaluations.measure_base()
+            else:
+                _take_up(ready, folder.resume_from, folder.damaged)
             _train(ready, interrupts)
     finally:
         view.stop()

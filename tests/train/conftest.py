@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from tiny_files import write_native
 
@@ -35,5 +36,27 @@ def colour_folder(tmp_path: Path) -> Callable[..., Path]:
                 shade = tuple(max(0, v - 2 * i - (name == "val")) for v in value)
                 Image.new("RGB", (40, 36 + number), shade).save(folder / colour / f"{name}-{i}.png")
         return folder
+
+    return write
+
+
+@pytest.fixture
+def write(tiny_model: Callable[..., str], colour_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a config of a four-colour run; sections are merged over it."""
+    folder, val = colour_folder(), colour_folder("val", each=3)
+
+    def write(name: str = "colours", cfg: dict[str, Any] | None = None, **sections: dict[str, Any]) -> Path:
+        config: dict[str, Any] = {
+            "model": {"name": tiny_model(**(cfg or {}))},
+            "data": {"train": {"folder": str(folder)}, "val": {"folder": str(val)}, "workers": 0},
+            "optim": {"lr": 1e-3},
+            "train": {"epochs": 4, "batch_size": 8, "precision": "fp32", "device": "cpu"},
+            "run": {"dir": str(tmp_path / "runs" / name)},
+        }
+        for section, keys in sections.items():
+            config.setdefault(section, {}).update(keys)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
 
     return write

@@ -1,0 +1,109 @@
+"""What a run refuses or warns of before it costs anything."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+from train_runs import Write, go, said, view
+
+from clipft.config.load import load_config
+from clipft.config.schema import Config
+from clipft.errors import ClipftError, InputError
+from clipft.model.saved import load_saved
+from clipft.train.arithmetic import scale_in_words, warnings
+from clipft.train.folder import resolved
+from clipft.train.prepare import prepare
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_training(write: Write) -> None:
+    """P59."""
+    with pytest.raises(InputError, match=r"evaluate\.best: 'accuracy' is not measured.*zero_shot_top1"):
+        go(write(evaluate={"best": "accuracy"}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"batch_size": 64}}, r"train\.batch_size: 64 is more than the 32 training rows"),
+        ({"optim": {"warmup": 500}}, r"optim\.warmup: 500 steps, but the run has only 16"),
+        ({"loss": {"type": "siglip"}}, r"loss\.type: siglip needs a model with a logit_bias"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(write: Write, sections: dict[str, Any], message: str) -> None:
+    """P19, P23, P30."""
+    with pytest.raises(InputError, match=message):
+        go(write(**sections))
+
+
+def test_contrastive_with_one_row_is_refused(write: Write) -> None:
+    """P19: also where `auto` chose the loss."""
+    with pytest.raises(InputError, match=r"train\.batch_size: .*at least 2"):
+        go(write(train={"batch_size": 1}))
+
+
+def test_more_than_one_process_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P33: until it is built, with a sentence."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is 2"):
+        go(write())
+
+
+def test_a_rate_far_above_the_methods_is_warned_of(write: Write, tmp_path: Path) -> None:
+    """P29: by number, where the weights are pretrained."""
+    prepared = prepare(load_config(write(optim={"lr": 5e-3, "lr_heads": 0.1})).config)
+    warned = warnings(prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True)
+    assert any("image backbone trains at 0.005" in w for w in warned)
+    assert any("heads train at 0.1" in w for w in warned)
+    assert any("4 distinct captions in batches of 8" in w for w in warned)  # P21
+
+
+def test_a_loss_at_chance_is_said(write: Write) -> None:
+    """P18: with its causes."""
+    shown = view()
+    go(write(optim={"lr": 1e-12}, model={"logit_scale": {"init": 1.0}}, train={"epochs": 1}), shown=shown)
+    assert "within 2 % of chance" in said(shown)
+
+
+@pytest.mark.parametrize("place", ["file.txt", "file.txt/run"])
+def test_a_run_that_can_be_no_folder_is_refused_at_once(write: Write, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(InputError, match=r"run.dir: .*file.txt is a file"):
+        go(write(), f"run.dir={tmp_path / place}")
+
+
+def test_a_tag_stays_a_tag_where_a_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    config = Config.model_validate(
+        {"model": {"name": "ViT-B-32", "pretrained": "openai"}, "data": {"train": {"builtin": "hands"}}}
+    )
+    assert resolved(config).model.pretrained == "openai"
+
+
+def test_a_tower_that_is_not_finite_is_named_before_anything_is_trained(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P27."""
+    first = go(write("first", train={"epochs": 1}))
+    weights_file = tmp_path / "damaged.safetensors"
+    clip = load_saved(first.folder).clip
+    state = {name: t.clone() for name, t in clip.model.state_dict().items()}
+    state["visual.ln_post.bias"][0] = float("nan")
+    save_file(state, weights_file)
+    with pytest.raises(ClipftError, match=r"the image tower of .* not finite in fp32"):
+        go(write("second", model={"pretrained": str(weights_file)}))
+
+
+def test_the_scale_in_words() -> None:
+    """P24: said when it leaves a sane range, not where a trained CLIP has been all along."""
+    assert scale_in_words(100.0, 100.0, 1.0, 100.0) is None
+    assert "rose from 14.3 to its cap" in (scale_in_words(100.0, 14.3, 1.0, 100.0) or "")
+    assert "sunk to its floor" in (scale_in_words(1.0, 14.3, 1.0, 100.0) or "")
+    assert "far below the usual" in (scale_in_words(3.0, 14.3, 1.0, 100.0) or "")
+    assert scale_in_words(20.0, 14.3, 1.0, 100.0) is None
+
+
+def test_unknown_class_weights_are_refused_before_any_weight(write: Write) -> None:
+    with pytest.raises(InputError, match=r"loss\.class_weights: 'rde' is not a class"):
+        prepare(load_config(write(loss={"type": "classifier", "class_weights": {"rde": 2.0}})).config)

@@ -1,0 +1,83 @@
+"""What the tests of whole runs share: starting one, stopping one as a killed process would, reading what it wrote."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from clipft.config.load import load_config
+from clipft.model.saved import load_saved
+from clipft.report.train_view import TrainView
+from clipft.train.run import Finished, train
+
+Write = Callable[..., Path]
+"""Writes a config of a four-colour run; sections are merged over it."""
+
+
+def view() -> TrainView:
+    return TrainView(Console(file=io.StringIO(), width=100))
+
+
+def said(shown: TrainView) -> str:
+    assert isinstance(shown.console.file, io.StringIO)
+    return shown.console.file.getvalue()
+
+
+def go(path: Path, *overrides: str, shown: TrainView | None = None, resume: bool = False) -> Finished:
+    return train(load_config(path, overrides), path.stem, shown or view(), resume=resume)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_saved(run, "last").clip.model.state_dict()
+
+
+def lines(run: Path, kind: str) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["kind"] == kind]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+class StoppedError(Exception):
+    """Raised to stop a run where a test wants."""
+
+
+def stop_after(epochs: int, path: Path, monkeypatch: pytest.MonkeyPatch, shown: TrainView | None = None) -> None:
+    """Run until `epochs` epochs are saved, then die as a killed process would: without a word."""
+    from clipft.train.keeper import Keeper
+
+    real = Keeper.save
+
+    def save(self: Keeper, *, epoch_end: bool = True) -> None:
+        real(self, epoch_end=epoch_end)
+        if epoch_end and self.progress.epoch == epochs:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "save", save)
+        with pytest.raises(StoppedError):
+            go(path, shown=shown)
+
+
+def stop_after_step(step: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until step `step` is saved as the best, then die."""
+    from clipft.train.keeper import Keeper
+
+    real = Keeper.save
+
+    def save(self: Keeper, *, epoch_end: bool = True) -> None:
+        real(self, epoch_end=epoch_end)
+        if self.progress.step == step:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "save", save)
+        with pytest.raises(StoppedError):
+            go(path)
