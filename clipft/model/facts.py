@@ -6,6 +6,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Landmark:
+    """A module on the way to block 0 whose output is worth a look.
+
+    Args:
+        title: what it gives, in two or three words.
+        path: of the module, from the model's root.
+        why: what the step is for, a sentence.
+    """
+
+    title: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class TowerFacts:
     """A tower's sizes; None where its family has no such thing.
 
@@ -24,6 +39,9 @@ class TowerFacts:
         context_length: tokens a text may have.
         vocabulary: how many different tokens there are.
         causal: whether a token sees only those before it.
+        token: what a token is, in words.
+        positions: how the tower knows where a token stands.
+        landmarks: what happens before block 0, in the order data meets it.
         pooling: how tokens become one feature.
         projection: (in, out) of each matrix from the pooled feature into the shared space; empty without one.
         projection_bias: whether one of them adds a bias.
@@ -48,3 +66,6 @@ class TowerFacts:
     context_length: int | None = None
     vocabulary: int | None = None
     causal: bool | None = None
+    token: str = ""
+    positions: str = ""
+    landmarks: tuple[Landmark, ...] = ()
