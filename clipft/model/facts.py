@@ -28,7 +28,9 @@ class TowerFacts:
         family: what it is, in words.
         depth: how many blocks `freeze_layers` counts.
         stages: residual units in each block of a staged network.
-        width: of the pooled feature; in a transformer of every token.
+        stage_widths: channels that each stage gives.
+        width: of every token in a transformer, of the last maps in a staged network.
+        pooled_width: of the pooled feature, before the projection.
         heads: attention heads a block.
         head_width: width of one of them.
         mlp_width: hidden width of a block's MLP.
@@ -51,12 +53,14 @@ class TowerFacts:
     family: str
     depth: int
     width: int
+    pooled_width: int
     embed_dim: int
     activation: str
     pooling: str
     projection: tuple[tuple[int, int], ...]
     projection_bias: bool
     stages: tuple[int, ...] | None = None
+    stage_widths: tuple[int, ...] | None = None
     heads: int | None = None
     head_width: int | None = None
     mlp_width: int | None = None

@@ -83,7 +83,8 @@ class Tower(ABC):
         layout: where the parts are.
         facts: the sizes.
         dropout: share of the pooled feature that is dropped in training, before the projection.
-        untrained: parameters that cannot train, whatever the keys say, each with the rule that says why.
+        untrained: parameters that the family's loss cannot reach, each with the rule that says why. Those that
+            open_clip built without gradient (CLIPA's positions) are found here.
     """
 
     def __init__(
@@ -103,13 +104,14 @@ class Tower(ABC):
         parameters = dict(model.named_parameters())
         self.parts = layout.parts(parameters)
         self.depth = facts.depth
-        self.width = facts.width
+        self.pooled_width = facts.pooled_width
         self.embed_dim = facts.embed_dim
-        self.untrained = dict(untrained)
+        fixed = {n: FIXED for part in self.parts for n in part.names if not parameters[n].requires_grad}
+        self.untrained = {**fixed, **untrained}
         self._facts = facts
         self._groups = {name: part.group for part in self.parts for name in part.names}
         self._backbone = tuple(n for n in parameters if self._groups.get(n, "projection") != "projection")
-        self.tables = frozenset(n for n in self._backbone if self._groups[n] == "embeddings" and _is_table(model, n))
+        self.tables = frozenset(n for n in self._backbone if _is_table(model, n))
         self.dropout = nn.Dropout(dropout).train(model.training)
         model.add_module(dropout_name(name), self.dropout)
 
@@ -213,9 +215,12 @@ def dropout_name(tower: str) -> str:
 
 
 def _is_table(model: nn.Module, name: str) -> bool:
-    """Whether an embedding parameter is looked up or added as it stands (tokens, positions, a class token)."""
+    """Whether a backbone's parameter is looked up, added or multiplied as it stands, not a matrix that maps.
+
+    Token, position and class embeddings, relative position tables, a pool's query, layer scales.
+    """
     owner = model.get_submodule(name.rpartition(".")[0])
-    return isinstance(owner, nn.Embedding) or not isinstance(owner, (nn.Linear, nn.Conv2d))
+    return isinstance(owner, nn.Embedding) or not name.endswith("weight")
 
 
 def _is_under(name: str, paths: tuple[str, ...]) -> bool:
