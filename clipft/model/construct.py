@@ -38,12 +38,17 @@ def draw(recipe: Recipe, seed: int) -> nn.Module:
     """The model with random weights that depend on the seed alone; torch's own generator stays where it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs' generators too
-        return construct(recipe)
+        model = construct(recipe)
+        if isinstance(model, open_clip.CoCa):
+            # open_clip 3.3 leaves it as the memory happened to be; so its own, uncalled init_parameters would draw it
+            projection = model.text_decoder.text_projection
+            nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
+        return model
 
 
 def make_tokenizer(recipe: Recipe) -> Tokenizer:
     """The tokenizer that the model's config names."""
-    text_cfg = recipe.model_cfg["text_cfg"]
+    text_cfg = recipe.sized_cfg["text_cfg"]
     if recipe.tokenizer_name is None:
         return native_tokenizer(text_cfg)
     what = f"{recipe.name}: hf_tokenizer_name {recipe.tokenizer_name}"
