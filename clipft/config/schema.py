@@ -200,6 +200,16 @@ class LossConfig(Section):
     """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced
     (inverse to its count)."""
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _no_captioning(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in ("caption", "captioning", "coca"):
+            raise ValueError(
+                f"{value}: a captioning loss is not built; CoCa trains contrastively here, with its decoder frozen: "
+                "write auto"
+            )
+        return value
+
     @model_validator(mode="after")
     def _classifier_only(self) -> LossConfig:
         refuse(self._mistakes())

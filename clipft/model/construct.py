@@ -11,7 +11,7 @@ from torch import nn
 from clipft.errors import InputError
 from clipft.model import textencoder
 from clipft.model.recipe import Recipe
-from clipft.model.tokenizer import Tokenizer, hf_tokenizer, native_tokenizer
+from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer, hf_tokenizer, native_tokenizer
 
 
 def construct(recipe: Recipe) -> nn.Module:
@@ -54,4 +54,11 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
     what = f"{recipe.name}: hf_tokenizer_name {recipe.tokenizer_name}"
     folder = textencoder.tokenizer_folder(recipe.tokenizer_name, what)
     encoder_config = None if recipe.text_folder is None else textencoder.read_config(recipe.text_folder, what)
-    return hf_tokenizer(folder, text_cfg, encoder_config, what)
+    tokenizer = hf_tokenizer(folder, text_cfg, encoder_config, what)
+    known = int(tokenizer([KNOWN_TEXT]).max())
+    if encoder_config is None and known >= text_cfg["vocab_size"]:
+        raise InputError(
+            f"{what}: the tokenizer in {folder} gives token {known} for a known text, but the model's config has "
+            f"vocab_size {text_cfg['vocab_size']}; take tokenizer and model from one source"
+        )
+    return tokenizer
