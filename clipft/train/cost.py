@@ -154,7 +154,7 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
             seen = image.drop(pooled) if shape.pooled else image.project(image.drop(pooled))
             if shape.loss == "classifier":
                 return Features(_normalise(seen), None)
-            pooled = text.pool(tokens) if text_trains else torch.empty(rows, text.width)
+            pooled = text.pool(tokens) if text_trains else torch.empty(rows, text.pooled_width)
             said = text.project(text.drop(pooled))
         return Features(_normalise(seen), _normalise(said))
 
