@@ -55,6 +55,7 @@ class Layout(Enum):
 
     open_clip = "open_clip"
     pt = "pt"
+    hf = "hf"
 
 
 Which = Annotated[
@@ -351,12 +352,13 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
     out: Annotated[str, typer.Option("--out", help="The folder to write (with --to pt also a .pt file).")],
     to: Annotated[
-        Layout, typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict.")
+        Layout,
+        typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict; hf: for transformers."),
     ] = Layout.open_clip,
     which: Which = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
 ) -> None:
-    """Write a run's model so that plain open_clip loads it.
+    """Write a run's model so that plain open_clip, or transformers, loads it.
 
     Example: clipft export runs/handclip --out handclip-model
     """

@@ -15,10 +15,9 @@ from torch import nn
 
 from clipft.errors import InputError
 from clipft.model.hf_form import blocks_of
-from clipft.model.recipe import OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
+from clipft.model.recipe import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
 
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
+_PREPROCESSOR = "preprocessor_config.json"
 _PROCESSOR = "processor_config.json"  # transformers 5 writes the same under image_processor here
 
 # What transformers takes for a key that its config.json lacks (configuration_clip.py, configuration_siglip.py).
@@ -61,10 +60,10 @@ def read_beside(path: Path, recipe: Recipe, model: nn.Module) -> Beside:
         model_cfg, preprocess_cfg = read_config_file(ours, f"model.pretrained: {path}")
         check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, whose)
         return Beside((preprocess_cfg, f"of {ours}"))
-    config = _read(path.parent / CONFIG)
+    config = _read(path.parent / HUGGING_FACE_CONFIG)
     if config.get("model_type") not in _DEFAULTS and config:
         return Beside()
-    notes = _check_blocks(path.parent / CONFIG, config, recipe, model, whose) if config else ()
+    notes = _check_blocks(path.parent / HUGGING_FACE_CONFIG, config, recipe, model, whose) if config else ()
     return Beside(_preprocessing(path.parent), notes)
 
 
@@ -98,7 +97,7 @@ def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.
 
 def _preprocessing(folder: Path) -> tuple[dict[str, Any], str] | None:
     for file, values in (
-        (folder / PREPROCESSOR, _read(folder / PREPROCESSOR)),
+        (folder / _PREPROCESSOR, _read(folder / _PREPROCESSOR)),
         (folder / _PROCESSOR, _read(folder / _PROCESSOR).get("image_processor")),
     ):
         if values:

@@ -88,7 +88,7 @@ def to_transformers(tensors: Tensors, family: Family) -> dict[str, Tensor]:
 
 
 def misfit(names: Collection[str], family: Family) -> tuple[list[str], list[str]]:
-    """What transformers' model of the family needs beside an open_clip model's tensors, and what it has no place for."""
+    """What transformers' model needs beside an open_clip model's tensors, and those that it has no place for."""
     known = {name for row in _rows_for(names, family) for name in row.open_clip}
     return sorted(known - set(names)), sorted(set(names) - known)
 

@@ -18,7 +18,7 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 LOCAL_FILE = "use a local file: model.pretrained: path/to/open_clip_model.safetensors"
 # in a folder or repository, the first that is there (open_clip's own order)
 NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME, "open_clip_pytorch_model.pth")
-_HUGGING_FACE_CONFIG = "config.json"
+HUGGING_FACE_CONFIG = "config.json"
 _HUGGING_FACE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -127,11 +127,10 @@ def check_there(source: Source) -> None:
         raise InputError(f"model.pretrained: {source.path}: there is no such weights file")
     if isinstance(source, RunWeights) and not is_run(source.path):
         there = "is no run or checkpoint of clipft" if source.path.exists() else "is not there"
+        expected = "expected a run such as runs/NAME, or a weights file"
         if source.path.is_dir() and (files := sorted(p for p in source.path.iterdir() if p.suffix in SUFFIXES)):
-            there += f"; to take the weights in it, name the file: {one_of([str(file) for file in files])}"
-        raise InputError(
-            f"model.pretrained: {source.path} {there}; expected a run such as runs/NAME, or a weights file"
-        )
+            expected = f"to take the weights in it, name the file: {one_of([str(file) for file in files])}"
+        raise InputError(f"model.pretrained: {source.path} {there}; {expected}")
 
 
 def _hugging_face_file(folder: Path) -> Path | None:
@@ -140,7 +139,7 @@ def _hugging_face_file(folder: Path) -> Path | None:
     Raises:
         InputError: it is split into several.
     """
-    if not (folder / _HUGGING_FACE_CONFIG).is_file():
+    if not (folder / HUGGING_FACE_CONFIG).is_file():
         return None
     for name in _HUGGING_FACE_NAMES:
         if (folder / name).is_file():
