@@ -25,7 +25,8 @@ from clipft.model.names import listed
 from clipft.model.recipe import Recipe, check_activation, recipe_of
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
 from clipft.model.tokenizer import Tokenizer
-from clipft.model.towers import Tower, towers_of
+from clipft.model.tower import Tower
+from clipft.model.towers import towers_of
 from clipft.model.weights import load_into
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import open_clip
 from torch import nn
 
 from clipft.model.facts import TowerFacts
@@ -78,10 +79,10 @@ def describe(
         model_cfg: the model half of an open_clip_config.json: says what a model without values cannot.
     """
     cfg = model_cfg or {}
-    length = dict(cfg.get("text_cfg", {})).get("context_length")
     text_facts = text.describe()
-    if length and text_facts.context_length:  # a Hugging Face encoder has positions to spare
-        text_facts = replace(text_facts, context_length=min(length, text_facts.context_length))
+    if "text_cfg" in cfg:  # a Hugging Face encoder has positions to spare, or knows no limit
+        length = cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+        text_facts = replace(text_facts, context_length=min(length, text_facts.context_length or length))
     scale, bias = _scales(model, cfg)
     return ModelFacts(name, image.describe(), text_facts, _part_sizes(model, image, text), scale, bias, _is_meta(model))
 

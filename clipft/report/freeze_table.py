@@ -48,7 +48,7 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
 def print_every_parameter(plan: Plan, console: Console) -> None:
     """Every parameter with its shape, state and rule: a heading for each rule in each part, a line a parameter."""
     for (tower, group), parameters in plan.groups().items():
-        part = group if tower == "heads" else f"{tower} {group}"
+        part = f"{tower} {group}" if tower in ("image", "text") else group
         for why in dict.fromkeys(map(_why, parameters)):
             for row in textwrap.wrap(f"{part} · {why}", console.width, break_on_hyphens=False):
                 console.print(Text(row, style="bold"))
@@ -93,9 +93,10 @@ def _rows(plan: Plan) -> list[_Row]:
     by_tower = groupby(plan.groups().items(), key=lambda item: item[0][0])
     for tower, items in by_tower:
         parts = _folded([(group, parameters) for (_, group), parameters in items])
-        if tower != "heads":
+        is_tower = tower in ("image", "text")
+        if is_tower:
             rows.append(_Row(f" {tower}", style="bold"))
-        indent = " " if tower == "heads" else "   "
+        indent = "   " if is_tower else " "
         rows += [_row(f"{indent}{part}", parameters, total["parameters"]) for part, parameters in parts]
     trains = share(total["trainable"], total["parameters"])
     cells = (counted(len(plan.parameters)), counted(total["parameters"]), counted(total["trainable"]), "")

@@ -126,7 +126,7 @@ def report_plan(config: Config) -> PlanReport:
 
 def classifier_for(config: LossConfig, meta: MetaModel, num_classes: int, *, device: str) -> Classifier:
     """A head of the width that `loss.features` names."""
-    width = meta.image.width if config.features == "pooled" else meta.image.embed_dim
+    width = meta.image.pooled_width if config.features == "pooled" else meta.image.embed_dim
     with torch.device(device):
         return Classifier(num_classes, width, cosine=config.cosine, bias=config.bias)
 
