@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 from typing import Any
 
 import open_clip
-import timm
+import tiny_timm  # noqa: F401  # registers tiny_siglip
 import torch
+from tiny_files import WORDS
 from torch import nn
-
-TIMM_SIGLIP = "vit_clipft_test_siglip"
-
-if not timm.is_model(TIMM_SIGLIP):  # timm's own SigLIP towers have 86 million parameters and more
-
-    def vit_clipft_test_siglip(pretrained: bool = False, **settings: Any) -> nn.Module:
-        sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 48, "depth": 3, "num_heads": 3}
-        kind = {"class_token": False, "global_pool": "map"}
-        return timm.models.vision_transformer._create_vision_transformer(
-            TIMM_SIGLIP, pretrained=pretrained, **(sizes | kind | settings)
-        )
-
-    timm.models.register_model(vit_clipft_test_siglip)
 
 
 def clip_cfg(activation: str = "quick_gelu") -> dict[str, Any]:
@@ -41,18 +30,18 @@ def clip_cfg(activation: str = "quick_gelu") -> dict[str, Any]:
     }
 
 
-def siglip_cfg(activation: str = "gelu", vocabulary: int = 50) -> dict[str, Any]:
-    """open_clip's config of what `hf_siglip` makes, but for the image tower's activation, which is timm's."""
+def siglip_cfg(activation: str = "gelu") -> dict[str, Any]:
+    """open_clip's config of what `hf_siglip` makes."""
     return {
-        "embed_dim": 48,
+        "embed_dim": 32,
         "init_logit_bias": -10,
         "custom_text": True,
-        "vision_cfg": {"image_size": 32, "timm_model_name": TIMM_SIGLIP, "timm_pool": "map", "timm_proj": "none"},
+        "vision_cfg": {"image_size": 32, "timm_model_name": "tiny_siglip", "timm_pool": "map", "timm_proj": "none"},
         "text_cfg": {
             "context_length": 16,
-            "vocab_size": vocabulary,
-            "width": 32,
-            "heads": 2,
+            "vocab_size": 200,
+            "width": 48,
+            "heads": 3,
             "layers": 2,
             "no_causal_mask": True,
             "proj_bias": True,
@@ -78,19 +67,31 @@ def hf_clip(activation: str = "quick_gelu", *, seed: int = 0, **vision: Any) -> 
     return randomise(CLIPModel(config), seed)
 
 
-def hf_siglip(activation: str = "gelu", *, vocabulary: int = 50, seed: int = 0) -> Any:
-    """A SiglipModel with exact GELU in its image tower."""
+def hf_siglip(activation: str = "gelu", *, seed: int = 0) -> Any:
+    """A SiglipModel with that activation in its text tower, and the approximate GELU in its image tower."""
     from transformers import SiglipConfig, SiglipModel
 
-    text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    image = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 3}
+    text = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
+    image = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2}
     special = {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": 1}
-    sizes = {"max_position_embeddings": 16, "vocab_size": vocabulary, "projection_size": 48}
+    sizes = {"max_position_embeddings": 16, "vocab_size": 200, "projection_size": 32}
     config = SiglipConfig(
         text_config={**text, **special, **sizes, "hidden_act": activation},
-        vision_config={**image, "image_size": 32, "patch_size": 16, "hidden_act": "gelu"},
+        vision_config={**image, "image_size": 32, "patch_size": 8},
     )
     return randomise(SiglipModel(config), seed)
+
+
+def write_siglip_tokenizer(folder: Path) -> Path:
+    """A T5 tokenizer such as SigLIP's: case matters to it, it pads with its end token, and marks are words."""
+    from transformers import T5TokenizerFast
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("▁", -4.0)]
+    pieces += [(f"▁{word}", -2.0) for word in WORDS if word.isalpha()]
+    pieces += [(character, -5.0) for character in string.ascii_letters + string.digits + string.punctuation]
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, pad_token="</s>", model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def open_clip_model(cfg: dict[str, Any], *, seed: int = 1) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
 from hf_models import clip_cfg, hf_clip, hf_siglip, siglip_cfg
+from tiny_families import FAMILIES, build
 
 from clipft.model.hf_form import Form, Misfit, blocks_of, form_of
 
@@ -70,10 +72,20 @@ def test_what_transformers_cannot_build_is_named(cfg: dict[str, Any], reason: st
 
 def test_an_attention_pool_unlike_its_blocks_is_named() -> None:
     model = built(siglip_cfg())
-    model.visual.trunk.attn_pool.mlp.act = torch.nn.GELU(approximate="tanh")
+    model.visual.trunk.attn_pool.mlp.act = torch.nn.GELU()
     form = form_of(model)
     assert isinstance(form, Misfit)
     assert "its attention pool has other heads, width or activation than its blocks" in form.reason
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_an_answer(tmp_path: Path, family: str) -> None:
+    """P46: up front, not with a traceback."""
+    form = form_of(build(family, tmp_path))
+    if isinstance(form, Misfit):
+        assert form.reason
+    else:
+        assert family == "siglip"
 
 
 @pytest.mark.slow

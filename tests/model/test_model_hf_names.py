@@ -14,8 +14,8 @@ PAIRS = {
     "CLIP, QuickGELU": (lambda: hf_clip("quick_gelu"), clip_cfg("quick_gelu"), 49408),
     "CLIP, GELU": (lambda: hf_clip("gelu"), clip_cfg("gelu"), 49408),
     "CLIP with a text tower of its own": (lambda: hf_clip("gelu"), clip_cfg("gelu") | {"custom_text": True}, 49408),
-    "SigLIP": (hf_siglip, siglip_cfg(), 50),
-    "SigLIP 2": (lambda: hf_siglip("gelu_pytorch_tanh"), siglip_cfg("gelu_pytorch_tanh"), 50),
+    "SigLIP": (hf_siglip, siglip_cfg(), 200),
+    "SigLIP 2": (lambda: hf_siglip("gelu_pytorch_tanh"), siglip_cfg("gelu_pytorch_tanh"), 200),
 }
 
 
