@@ -27,7 +27,7 @@ _ROTARY = {"use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
 @register_model
 def tiny_siglip(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """No class token, an attention pool."""
-    own = {"class_token": False, "act_layer": "gelu_tanh"}
+    own = {"class_token": False, "act_layer": "gelu_tanh", "global_pool": "map"}
     return vision_transformer._create_vision_transformer("vit_base_patch16_siglip_224", **(_VIT | own | kwargs))
 
 

@@ -19,7 +19,8 @@ from clipft.errors import ClipftError
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts, fingerprint, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
-from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
+from clipft.model.families.timm_image import config_at_size
+from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.saved import SavedModel
 from clipft.model.tokenizer import KNOWN_TEXT
 
@@ -63,7 +64,10 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     """
     clip = saved.clip
     save_file(state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
-    config = {"model_cfg": open_clip_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
+    config = {"model_cfg": write_configs(clip, partial, out), "preprocess_cfg": clip.preprocess_cfg}
+    vision_cfg = {**config["model_cfg"]["vision_cfg"]}
+    if (partial / TIMM_FOLDER).is_dir():  # not yet where its config says
+        vision_cfg |= {"timm_model_name": f"{LOCAL_DIR}{(partial / TIMM_FOLDER).resolve()}"}
     write_json(partial / OPEN_CLIP_CONFIG, config)
     _copy_text_encoder(clip, partial)
     write_json(partial / EXPORT_FACTS, facts_of(saved, run, _write_classifier(partial, saved)).to_json())
@@ -71,17 +75,29 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
     with _quiet():
-        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg)
+        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg, vision_cfg=vision_cfg)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{partial}")
     return _compare(clip, again, tokenizer)
 
 
-def open_clip_cfg(clip: ClipModel, out: Path) -> dict[str, Any]:
-    """The model's config; its Hugging Face names are the folder that it will lie in."""
+def write_configs(clip: ClipModel, partial: Path, out: Path) -> dict[str, Any]:
+    """The model's config as open_clip has it, and beside it what timm needs to know of a network of another size.
+
+    Args:
+        clip: the model.
+        partial: where to write.
+        out: where that will lie in the end: the names of folders in the config are of there.
+    """
     cfg = plain(clip.model_cfg)
     for name in ("hf_model_name", "hf_tokenizer_name"):
         if cfg["text_cfg"].get(name):
             cfg["text_cfg"][name] = str(out.resolve())
+    timm_name = cfg["vision_cfg"].get("timm_model_name")
+    timm_config = config_at_size(clip.model.visual, timm_name) if timm_name else None
+    if timm_config is not None:  # the size is not the one that its name says
+        (partial / TIMM_FOLDER).mkdir()
+        write_json(partial / TIMM_FOLDER / textencoder.CONFIG, timm_config)
+        cfg["vision_cfg"]["timm_model_name"] = f"{LOCAL_DIR}{(out / TIMM_FOLDER).resolve()}"
     return cfg
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
-from clipft.export.files import facts_of, open_clip_cfg, state_dict, write_json
+from clipft.export.files import facts_of, state_dict, write_configs, write_json
 from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_clip_tokenizer, write_siglip_tokenizer
 from clipft.export.read import known_picture, probe
 from clipft.model import textencoder
@@ -81,7 +81,7 @@ def write_hugging_face(partial: Path, out: Path, saved: SavedModel, run: str, fo
         save_file(to_transformers(state_dict(clip.model), form.family), partial / WEIGHTS, metadata={"format": "pt"})
         _image_processor(clip.preprocess_cfg, form).save_pretrained(partial)
         # the two halves of an open_clip_config.json, so that clipft.load builds the run's model again
-        configs = {"model_cfg": open_clip_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
+        configs = {"model_cfg": write_configs(clip, partial, out), "preprocess_cfg": clip.preprocess_cfg}
         write_json(partial / EXPORT_FACTS, {**facts_of(saved, run, None).to_json(), **configs})
         return _compare(partial, clip, form)
 

@@ -127,7 +127,8 @@ def probe(model: Any, tokenizer: Callable[[list[str]], Tensor]) -> tuple[Tensor,
     """Normalised features (1, D) of a known picture and a known text, as open_clip's own methods give them."""
     device = model.logit_scale.device
     with torch.no_grad():
-        image = model.encode_image(known_picture(model).to(device), normalize=True)
+        # open_clip leaves a dimension of one where CoCa pools with a query of its own
+        image = model.encode_image(known_picture(model).to(device), normalize=True).flatten(0, -2)
         text = model.encode_text(tokenizer([KNOWN_TEXT]).to(device), normalize=True)
     return image.float().cpu(), text.float().cpu()
 
