@@ -13,7 +13,7 @@ from typing import Any
 import open_clip
 import torch
 
-from clipft.errors import ClipftError, InputError
+from clipft.errors import ClipftError
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
 _LONG_TEXT = "a hand beside a hand " * 60  # beyond any context length: cut alike?
@@ -35,30 +35,22 @@ def write_clip_tokenizer(folder: Path, context_length: int) -> None:
     tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, which transformers 4 asks for
 
 
-def write_siglip_tokenizer(folder: Path, source: Path, text_cfg: dict[str, Any], context_length: int) -> dict[str, int]:
+def write_siglip_tokenizer(folder: Path, source: Path, *, clean: str, context_length: int) -> dict[str, int]:
     """The tokenizer of `source` with open_clip's cleaning of texts in it.
 
     Args:
         folder: where to write it.
         source: a folder with a tokenizer that transformers reads.
-        text_cfg: the text half of the open_clip config.
+        clean: open_clip's name for the way it cleans texts.
         context_length: tokens a text is cut and padded to.
 
     Returns:
         The numbers of its special tokens, as a text_config has them.
-
-    Raises:
-        InputError: a setting of text_cfg that a tokenizer of transformers does not have.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import normalizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    settings = dict(text_cfg.get("tokenizer_kwargs") or {})
-    clean = settings.pop("clean", "whitespace")  # HFTokenizer's default
-    if text_cfg.get("tokenizer_mode") or settings:
-        odd = ", ".join(settings) or f"tokenizer_mode {text_cfg['tokenizer_mode']}"
-        raise InputError(f"--to hf: its tokenizer has {odd}, which transformers does not; open_clip and pt fit")
     own = AutoTokenizer.from_pretrained(source, local_files_only=True)
     backend = Backend.from_str(own.backend_tokenizer.to_str())
     before = [backend.normalizer] if backend.normalizer else []
@@ -119,4 +111,4 @@ def _cleaning(kind: str) -> list[Any]:
             return [*space, Lowercase()]
         case "canonicalize":
             return [Replace("_", " "), Replace(Regex(_PUNCTUATION), ""), Lowercase(), *space]
-    raise InputError(f"--to hf: its tokenizer cleans texts by {kind!r}, which is none of open_clip's ways")
+    raise AssertionError(kind)  # open_clip itself knows no other

@@ -45,16 +45,11 @@ def require_form(clip: ClipModel) -> Form:
         InputError: it does not, or transformers is not installed; the exports that fit are named.
     """
     textencoder.require_transformers("--to hf")
-    form = form_of(clip.model)
+    form = form_of(clip.model, clip.model_cfg)
     if isinstance(form, Misfit):
         raise InputError(_refusal(clip, form.reason))
     if clip.preprocess_cfg["resize_mode"] == "longest":
         raise InputError(_refusal(clip, "its images are resized by their longest side and padded"))
-    text_cfg = clip.model_cfg["text_cfg"]
-    if form.family == "clip" and (text_cfg.get("hf_tokenizer_name") or text_cfg.get("tokenizer_kwargs")):
-        raise InputError(_refusal(clip, "its tokenizer is not CLIP's own"))
-    if form.family == "siglip" and not text_cfg.get("hf_tokenizer_name"):
-        raise InputError(_refusal(clip, "its tokenizer is CLIP's own, and SiglipModel's pads otherwise"))
     return form
 
 
@@ -127,7 +122,8 @@ def _write_tokenizer(folder: Path, clip: ClipModel, form: Form) -> dict[str, int
     text_cfg = clip.model_cfg["text_cfg"]
     name = text_cfg["hf_tokenizer_name"]
     source = textencoder.tokenizer_folder(name, f"hf_tokenizer_name {name}")
-    return write_siglip_tokenizer(folder, source, text_cfg, clip.tokenizer.context_length)
+    clean = (text_cfg.get("tokenizer_kwargs") or {}).get("clean", "whitespace")  # open_clip's default
+    return write_siglip_tokenizer(folder, source, clean=clean, context_length=clip.tokenizer.context_length)
 
 
 def _config(form: Form, special: dict[str, int]) -> Any:

@@ -7,7 +7,7 @@ an architecture's name tells little (a timm ViT may be built in many ways) and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,8 +53,13 @@ class Misfit:
     reason: str
 
 
-def form_of(model: nn.Module) -> Form | Misfit:
-    """How transformers builds an open_clip model, or the first thing in it that it cannot build."""
+def form_of(model: nn.Module, model_cfg: Mapping[str, Any] | None = None) -> Form | Misfit:
+    """How transformers builds an open_clip model, or the first thing in it that it cannot build.
+
+    Args:
+        model: with or without values.
+        model_cfg: the model half of its open_clip_config.json, which names its tokenizer.
+    """
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)  # the CLIP class has the text tower's parts at its root
     names = [name for name in model.state_dict() if not name.startswith("classifier.")]
@@ -75,7 +80,8 @@ def form_of(model: nn.Module) -> Form | Misfit:
     embed_dim = visual.output_dim if family == "clip" else visual.trunk.embed_dim
     form = Form(family, vision, _text(text), embed_dim)
     own = _of_clip(visual, text) if family == "clip" else _of_siglip(visual.trunk, text)
-    reason = next((reason for reasons in (_of_values(form), own) for reason in reasons), None)
+    tokenizer = _of_tokenizer(model_cfg["text_cfg"], family) if model_cfg else ()
+    reason = next((reason for reasons in (_of_values(form), own, tokenizer) for reason in reasons), None)
     return Misfit(reason) if reason else form
 
 
@@ -139,6 +145,16 @@ def _of_text(text: Any, pooling: str, *, causal: bool, family: Family) -> Iterat
     if (text.attn_mask is not None) != causal:
         sees = "all tokens" if causal else "only the tokens before"
         yield f"a token of its text tower sees {sees}, and one of {CLASSES[family]} does not"
+
+
+def _of_tokenizer(text_cfg: Mapping[str, Any], family: Family) -> Iterator[str]:
+    settings = set(text_cfg.get("tokenizer_kwargs") or {}) | ({"mode"} if text_cfg.get("tokenizer_mode") else set())
+    if family == "clip" and (settings or text_cfg.get("hf_tokenizer_name")):
+        yield "its tokenizer is not CLIP's own"
+    if family == "siglip" and not text_cfg.get("hf_tokenizer_name"):
+        yield "its tokenizer is CLIP's own, and SigLIP's pads otherwise"
+    if family == "siglip" and (odd := sorted(settings - {"clean"})):
+        yield f"its tokenizer has {', '.join(odd)}, and those of transformers do not"
 
 
 def _native_vision(visual: Any) -> dict[str, Any]:

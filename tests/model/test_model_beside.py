@@ -9,7 +9,17 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from hf_models import clip_cfg, features_of, hf_clip, inputs, open_clip_model, save_hf
+from hf_models import (
+    clip_cfg,
+    features_of,
+    hf_clip,
+    hf_siglip,
+    inputs,
+    open_clip_model,
+    save_hf,
+    siglip_cfg,
+    write_siglip_tokenizer,
+)
 from safetensors.torch import save_file
 from tiny_files import write_open_clip
 
@@ -48,6 +58,22 @@ def test_weights_of_transformers_are_the_same_model_here(tmp_path: Path, snapsho
     assert [note for note in clip.notes if "Hugging Face" in note] == [
         f"{file}: a Hugging Face CLIP file, put into open_clip's names"
     ]
+
+
+def test_siglip_weights_of_transformers_are_the_same_model_here(tmp_path: Path) -> None:
+    """P44, P43: with SigLIP's preprocessing, whatever the architecture's config says."""
+    snapshot = save_hf(tmp_path / "snapshot", hf_siglip(), size={"height": 32, "width": 32})
+    cfg = siglip_cfg()
+    cfg["text_cfg"]["hf_tokenizer_name"] = str(write_siglip_tokenizer(tmp_path / "arch"))
+    write_open_clip(tmp_path / "arch", cfg, {"size": 32})
+    clip = build(ModelConfig(name=f"local-dir:{tmp_path / 'arch'}", pretrained=str(snapshot)), seed=0)
+    pictures, tokens = inputs(200)
+    theirs = features_of(hf_siglip(), pictures, tokens)
+    for a, b in zip(features_of(clip.model, pictures, tokens), theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert clip.model.logit_bias.shape == ()
+    assert (clip.preprocess_cfg["mean"], clip.preprocess_cfg["resize_mode"]) == ((0.5, 0.5, 0.5), "squash")
+    assert f"{snapshot / 'model.safetensors'}: a Hugging Face SigLIP file, put into open_clip's names" in clip.notes
 
 
 def test_the_preprocessing_beside_the_weights_is_used(tmp_path: Path, snapshot: Path) -> None:

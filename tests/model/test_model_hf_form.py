@@ -70,6 +70,27 @@ def test_what_transformers_cannot_build_is_named(cfg: dict[str, Any], reason: st
     assert reason in form.reason
 
 
+@pytest.mark.parametrize(
+    ("cfg", "reason"),
+    [
+        (with_("text_cfg", hf_tokenizer_name="bert-base-uncased"), "its tokenizer is not CLIP's own"),
+        (with_("text_cfg", tokenizer_kwargs={"clean": "canonicalize"}), "its tokenizer is not CLIP's own"),
+        (siglip_cfg(), "its tokenizer is CLIP's own, and SigLIP's pads otherwise"),
+        (with_("text_cfg", siglip_cfg(), hf_tokenizer_name="x", tokenizer_mode="clips"), "its tokenizer has mode"),
+        (clip_cfg(), None),
+        (
+            with_("text_cfg", siglip_cfg(), hf_tokenizer_name="x", tokenizer_kwargs={"clean": "canonicalize"}),
+            None,
+        ),
+    ],
+)
+def test_a_tokenizer_that_transformers_does_not_have_is_named(cfg: dict[str, Any], reason: str | None) -> None:
+    """P48: it belongs to the weights."""
+    plain = {key: value for key, value in cfg["text_cfg"].items() if "tokenizer" not in key}
+    form = form_of(built({**cfg, "text_cfg": plain}), cfg)
+    assert isinstance(form, Form) if reason is None else isinstance(form, Misfit) and reason in form.reason
+
+
 def test_an_attention_pool_unlike_its_blocks_is_named() -> None:
     model = built(siglip_cfg())
     model.visual.trunk.attn_pool.mlp.act = torch.nn.GELU()
