@@ -13,7 +13,7 @@ from typing import Any
 import open_clip
 import torch
 
-from clipft.errors import ClipftError
+from clipft.errors import ClipftError, InputError
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
 _LONG_TEXT = "a hand beside a hand " * 60  # beyond any context length: cut alike?
@@ -46,12 +46,20 @@ def write_siglip_tokenizer(folder: Path, source: Path, *, clean: str, context_le
 
     Returns:
         The numbers of its special tokens, as a text_config has them.
+
+    Raises:
+        InputError: it is one of transformers' slow tokenizers, which have no such place.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import normalizers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     own = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    if not own.is_fast:
+        raise InputError(
+            f"--to hf: the tokenizer in {source} is a {type(own).__name__}, which cannot carry open_clip's cleaning of "
+            "texts; put one with a tokenizer.json there, or take --to open_clip"
+        )
     backend = Backend.from_str(own.backend_tokenizer.to_str())
     before = [backend.normalizer] if backend.normalizer else []
     backend.normalizer = normalizers.Sequence([*_cleaning(clean), *before])

@@ -72,10 +72,11 @@ def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.
     notes = []
     for tower, defaults in _DEFAULTS[config["model_type"]].items():
         built = blocks_of(model, tower)
-        # transformers lets the older key with _dict win
-        given = {**defaults, **(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
         if not built:
             continue
+        given = {**defaults, **(config.get(f"{tower}_config") or {})}
+        if older := config.get(f"{tower}_config_dict"):  # it wins, and so does what it leaves out (CLIPConfig)
+            given |= {**defaults, **older}
         where = f"{file}: its {_TOWERS[tower]} blocks"
         if given["num_attention_heads"] != built["num_attention_heads"]:
             raise InputError(
@@ -86,6 +87,10 @@ def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.
         quick = given["hidden_act"] == "quick_gelu"
         if quick != (built["hidden_act"] == "quick_gelu"):
             check_activation(recipe.model_cfg, quick, recipe.name, whose)
+            raise InputError(
+                f"{where} compute with {given['hidden_act']}, and {recipe.name} with {built['hidden_act']}; name the "
+                "architecture they are of in model.name"
+            )
         other = [key for key in ("hidden_act", "layer_norm_eps") if given[key] != built[key]]
         if other:
             theirs, here = (", ".join(f"{key} {values[key]}" for key in other) for values in (given, built))

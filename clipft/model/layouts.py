@@ -62,7 +62,7 @@ def recognise(tensors: Tensors) -> Layout:
         return _other_hugging_face(tensors)
     if "visual.conv1.weight" in tensors and "text_projection" in tensors:
         if any(key.startswith("text_decoder.") for key in tensors):
-            return Layout("an open_clip CoCa file", (), "CoCa models come later")
+            return Layout("an open_clip CoCa file", (), _NAME_IT)
         name = "OpenAI's own file" if of_openai(tensors) else "an open_clip file (native image and text tower)"
         return Layout(name, _architectures(tensors), _NAME_IT)
     if any(key.startswith("visual.trunk.") for key in tensors):

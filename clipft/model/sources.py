@@ -95,7 +95,7 @@ def pretrained(text: str, arch: str | None) -> Source:
         arch: the open_clip architecture, whose tags count; None where the model has another origin.
 
     Raises:
-        InputError: neither a tag of the architecture nor a path.
+        InputError: neither a tag of the architecture nor a path, or weights of transformers in several files.
     """
     if arch is not None and (tag := open_clip.pretrained.get_pretrained_cfg(arch, text)):
         return _tag(text, tag)

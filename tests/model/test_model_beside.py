@@ -130,6 +130,19 @@ def test_the_right_architecture_is_named_for_the_other_activation(tmp_path: Path
     assert beside(tmp_path, "ViT-B-32", config={"model_type": "clip", **gelu}).notes == ()
 
 
+def test_an_activation_that_no_architecture_would_mend_is_refused(tmp_path: Path) -> None:
+    """P42: timm's towers have their own, whatever quick_gelu says."""
+    save_hf(tmp_path / "snapshot", hf_siglip("quick_gelu"))
+    config = json.loads((tmp_path / "snapshot" / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "quick_gelu"
+    (tmp_path / "snapshot" / "config.json").write_text(json.dumps(config))
+    write_open_clip(tmp_path / "arch", siglip_cfg() | {"quick_gelu": True}, {"size": 32})
+    with pytest.raises(
+        InputError, match=r"its image blocks compute with quick_gelu, and .* with gelu_pytorch_tanh; name"
+    ):
+        build(ModelConfig(name=f"local-dir:{tmp_path / 'arch'}", pretrained=str(tmp_path / "snapshot")), seed=0)
+
+
 def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
     """P44: the shapes are the same, the features are not."""
     config = {"model_type": "clip", "vision_config": {"num_attention_heads": 16}}
