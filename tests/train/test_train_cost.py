@@ -215,3 +215,11 @@ def test_a_gpu_that_is_not_here_is_taken_at_its_word(monkeypatch: pytest.MonkeyP
     assert precision.notes == ("train.device: cuda is not on this machine: its cost is counted in fp32",)
     with pytest.raises(InputError, match=r"train\.device: expected auto, cpu, cuda, cuda:N or mps, found 'gpu'"):
         expected("gpu", "auto")
+
+
+def test_a_model_that_cannot_be_trained_has_no_report(tmp_path: Path) -> None:
+    model = write_base("native, class token", tmp_path / "base")
+    config = (model / "open_clip_config.json").read_text()
+    (model / "open_clip_config.json").write_text(config.replace('"layers": 3', '"layers": 3, "pool_type": "none"', 1))
+    with pytest.raises(InputError, match=r"its image tower has no pooling"):
+        report_plan(config_of(model))
