@@ -61,7 +61,7 @@ def _compose(embeddings: Embeddings, drawn: Map, figures: Mapping[Side, dict[str
     height = above + len(drawn.methods) * (_PANEL + _GAP) + below
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)  # names are measured before they are placed
-    title = f"{_short(embeddings.rows.name, 40 * len(embeddings.sides))} · {counts_line(embeddings, drawn)}"
+    title = f"{_end_of(embeddings.rows.name, 40 * len(embeddings.sides))} · {counts_line(embeddings, drawn)}"
     figure.text(_GAP / width, 1 - 0.4 / height, title, fontsize=14, parse_math=False)
     for column, side in enumerate(embeddings.sides):
         left = _GAP + column * (_PANEL + _GAP)
@@ -77,7 +77,7 @@ def _compose(embeddings: Embeddings, drawn: Map, figures: Mapping[Side, dict[str
 
 def _write_head(figure: Any, left: float, top: float, head: str, figures: dict[str, float]) -> None:
     """The model's name and figures above its panels."""
-    figure.text(left, top, _short(head, 70), fontsize=11, fontweight="bold", va="top", parse_math=False)
+    figure.text(left, top, _end_of(head, 70), fontsize=11, fontweight="bold", va="top", parse_math=False)
     figure.text(left, top, "\n" + "\n".join(figures_lines(figures)), fontsize=9, va="top", linespacing=1.4)
 
 
@@ -178,4 +178,10 @@ def _write_legend(figure: Any, entries: list[tuple[str, str, str, bool]], lines:
 
 def _short(text: str, most: int) -> str:
     text = printable(text)
-    return text if len(text) <= most else f"…{text[1 - most :]}" if "/" in text else f"{text[: most - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _end_of(text: str, most: int) -> str:
+    """For paths, whose end tells more."""
+    text = printable(text)
+    return text if len(text) <= most else f"…{text[1 - most :]}"
