@@ -14,7 +14,7 @@ from typer.main import get_command
 from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "predict", "export")
+COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "embed", "predict", "export")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -39,7 +39,7 @@ def typed(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.perf_counter() - started
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",)])
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",), ("embed", "x")])
 def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...]) -> None:
     """P69: help and a config's mistakes are told at once."""
     done, seconds = typed(*words)
@@ -168,6 +168,12 @@ def test_train_evaluate_predict_and_export(
     assert len(out.splitlines()) > 12
     code, out, _ = run("predict", "runs/tiny", "--query", "a red square", "--data", tiny_photos, "--json")
     assert [set(found) for found in json.loads(out)] == [{"image", "cosine"}] * 3
+    vectors, picture = "out/vectors.safetensors", "out/map.html"
+    for _ in range(2):  # a second time over the first
+        code, out, _ = run("embed", "runs/tiny", "--out", vectors, "--plot", picture, "--method", "pca")
+        assert code == 0
+    assert "base and tuned: images 3 x 32, classes 3 x 32" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"vectors.safetensors", "map.html"}
     code, out, _ = run("export", "runs/tiny", "--out", "exported")
     assert code == 0
     assert (tmp_path / "exported" / "open_clip_config.json").exists()
@@ -185,6 +191,10 @@ def test_train_evaluate_predict_and_export(
         (("evaluate", "nothing.yaml"), "does not exist"),
         (("evaluate", "x", "--data", "nonsense"), "folder:"),
         (("export", "nowhere", "--out", "y"), "nowhere"),
+        (("embed", "runs/none"), "name at least one: --out vectors.safetensors, or --plot map.html"),
+        (("embed", "runs/none", "--out", "v.npy"), "ends in .safetensors or .parquet, found 'v.npy'"),
+        (("embed", "runs/none", "--out", "v.safetensors"), "does not exist"),
+        (("embed", "runs/none", "--out", "v.safetensors", "--method", "pca"), "add --plot map.html"),
     ],
 )
 def test_mistakes_of_other_commands_are_sentences(run: Run, words: tuple[str, ...], message: str) -> None:
@@ -206,13 +216,13 @@ def test_an_unreadable_picture_is_named_and_the_others_answered(
     assert "bad.jpg" in err
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "embed", "predict"])
 def test_where_and_how_to_compute_is_refused_by_the_options_own_name(run: Run, tmp_path: Path, command: str) -> None:
     code, _, err = run(command, tmp_path, "a.jpg", "--precision", "banana")
     assert code == 2
     assert "--precision" in err
     assert "Traceback" not in err
-    words = ("a.jpg",) if command == "predict" else ()
+    words = {"predict": ("a.jpg",), "embed": ("--out", tmp_path / "v.safetensors")}.get(command, ())
     code, _, err = run(command, tmp_path, *words, "--device", "cuda:99")
     assert code == 2
     assert "--device: cuda:99 is not on this machine" in err
