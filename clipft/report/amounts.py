@@ -50,9 +50,5 @@ def _scaled(count: float, unit: str, prefixes: str) -> str:
     for power in range(len(prefixes), 0, -1):
         value = count / 1000**power
         if value >= 1:
-            return (
-                f"{value:.1f} {prefixes[power - 1]}{unit}"
-                if value < 9.95
-                else f"{value:.0f} {prefixes[power - 1]}{unit}"
-            )
+            return f"{value:.{1 if value < 9.95 else 0}f} {prefixes[power - 1]}{unit}"
     return f"{count:.0f} {unit}"

@@ -125,8 +125,12 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
 
     Args:
         with_cost: count what a step costs, which takes a second or more.
+
+    Raises:
+        InputError: a model, or keys for it, that `prepare` refuses too.
     """
     meta = build_meta(config.model)
+    check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ class ModifiedResNetImage(Tower):
             width=width,
             activation=activation(visual),
             image_size=pair(visual.image_size),
-            pooling=f"attention ({pool.num_heads} heads, asked by the mean)",
+            pooling="attention, asked by the mean",
             positions="learnt, in the pool",
             landmarks=(_stem(),),
             **projection_facts(width, pool.c_proj),

@@ -72,7 +72,7 @@ def _pooling(visual: Any) -> str:
         return POOLED[visual.pool_type]
     if visual.attn_pool_contrastive is not None:
         return f"attention, {visual.attn_pool_type}"
-    return f"attention ({visual.attn_pool.query.shape[0]} queries), {POOLED[visual.pool_type]}"
+    return f"attention ({visual.attn_pool.query.shape[0]} queries)"
 
 
 def _idle(visual: Any) -> dict[str, str]:
