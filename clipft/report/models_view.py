@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 
 from rich.console import Console
 from rich.text import Text
@@ -65,7 +66,11 @@ def print_fits(found: Catalogue, fits: Sequence[Fit], console: Console, *, size:
 # --- what it means -------------------------------------------------------------------------------
 
 _TOP1 = ("top-1", "of the best tag on ImageNet, zero-shot, as open_clip's documents have it; - where they do not")
-_READING = (("GFLOPs", "a forward pass of one image and one text of full length; a multiply-add is two"), _TOP1)
+_READING = (
+    ("GFLOPs", "a forward pass of one image and one text of full length; a multiply-add is two"),
+    ("tags", "for model.pretrained: weights trained with the activation that this name computes with"),
+    _TOP1,
+)
 _MORE = (
     "more",
     "clipft models SigLIP · clipft models laion2b · clipft models --fits 8GB · clipft inspect --model NAME",
@@ -107,7 +112,10 @@ def _sizes(profile: Profile | None) -> tuple[str, str, str]:
 
 
 def _accuracy(tag: Tag | None) -> str:
-    return "-" if tag is None or tag.zero_shot_top1 is None else f"{tag.zero_shot_top1:.3f}"
+    if tag is None or tag.zero_shot_top1 is None:
+        return "-"
+    exact = Decimal(str(tag.zero_shot_top1))  # 0.7525 is 0.753, as open_clip rounds it, not the float below it
+    return str(exact.quantize(Decimal("0.001"), ROUND_HALF_UP))
 
 
 def _best(each: Architecture) -> str:

@@ -43,7 +43,6 @@ SAMPLE = [
     "roberta-ViT-B-32",
     "swin_base_patch4_window7_224",
     "ViT-B-16-SigLIP2",
-    "ViT-bigG-14",
     "ViT-L-14-CLIPA",
     "vit_relpos_medium_patch16_cls_224",
     "ViTamin-S",
@@ -86,7 +85,10 @@ def test_sizes_and_operations_of_every_architecture() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_memory_too(name: str) -> None:
-    assert plain(profile(name)) == plain(shipped(name))
+    """To 2 %: another torch may keep a tensor more or less."""
+    found, table = (each.peak_mb["bf16"] for each in (profile(name, ["bf16"]), shipped(name)))
+    for way in WAYS:
+        assert list(found[way]) == pytest.approx(list(table[way]), rel=0.02)
 
 
 # docs/model_profile.csv of open_clip at f862f86: millions of parameters, GFLOPs of an image and of a text

@@ -22,6 +22,8 @@ open_clip 3.3.0 · 1 architecture · 2 tags
 
  GFLOPs  a forward pass of one image and one text of full length; a multiply-add
          is two
+ tags    for model.pretrained: weights trained with the activation that this
+         name computes with
  top-1   of the best tag on ImageNet, zero-shot, as open_clip's documents have
          it; - where they do not
 """
@@ -65,6 +67,11 @@ def test_a_tag_of_another_activation_says_where_it_belongs() -> None:
     """P42: no accuracy is shown for a pair that would not have it."""
     text = listed(EVERY.search("RN50x4"), with_tags=True)
     assert row(text, "openai") == ["openai", "belongs", "to", "RN50x4-quickgelu"]
+
+
+def test_accuracies_are_rounded_as_open_clip_does() -> None:
+    """0.7525 in its results is 75.3 % in its README."""
+    assert row(listed(EVERY.search("ViT-L-14"), with_tags=True), "laion2b_s32b_b82k")[-1] == "0.753"
 
 
 def test_what_trains_in_8_gb() -> None:
