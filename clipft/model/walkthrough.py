@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipft.model.anatomy import embedding_tables
 from clipft.model.describe import ModelFacts
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.tower import Hidden, Tower
@@ -175,13 +176,12 @@ def _together(model: Any, facts: ModelFacts, image: Tensor, text: Tensor) -> Ite
 
 
 def _tables(model: nn.Module, tower: Tower) -> Iterator[Table]:
-    """What the embeddings look up or add, and the projection."""
-    for part in tower.parts:
-        for name in part.names:
-            matrix = part.group == "projection" and model.get_parameter(name).ndim == 2
-            if matrix or (part.group == "embeddings" and name in tower.tables):
-                parameter = model.get_parameter(name)
-                yield Table(name, tuple(parameter.shape), _first(parameter))
+    """What the embeddings look up or add, and the matrices of the projection."""
+    projection = [name for part in tower.parts if part.group == "projection" for name in part.names]
+    for name in (*embedding_tables(tower), *projection):
+        parameter = model.get_parameter(name)
+        if name not in projection or parameter.ndim == 2:
+            yield Table(name, tuple(parameter.shape), _first(parameter))
 
 
 # --- words and values ----------------------------------------------------------------------------

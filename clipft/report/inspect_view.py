@@ -131,9 +131,11 @@ def _print_parameters(facts: ModelFacts, console: Console) -> None:
             cells = [counted(sizes[label]) if label in sizes else "-" for sizes in (image, text)]
             _print_line(console, label, *(f"{c:>{width}}" for c in cells), style="bold" if label == "total" else "")
 
-
     others = [part for part in facts.parts if part.tower not in ("image", "text")]
-    for tower, words in (("heads", " and ".join(part.group for part in others if part.tower == "heads")), ("decoder", _DECODER)):
+    for tower, words in (
+        ("heads", " and ".join(part.group for part in others if part.tower == "heads")),
+        ("decoder", _DECODER),
+    ):
         if size := sum(part.parameters for part in others if part.tower == tower):
             console.print(Text(f" {_BESIDE[tower]:<{_LABEL}}{counted(size):>{width}}  {words}"), soft_wrap=True)
 
