@@ -23,6 +23,8 @@ class Anatomy:
     """A model's facts, and for each of image and text what lies inside.
 
     Args:
+        trainable: of each of its groups what can train: all but what open_clip fixes (CLIPA's positions) and what no
+            loss reaches.
         block: parameters of each piece of its last block, by the piece's name.
         tables: what its embeddings look up or add as it stands, by full name.
         projection: each parameter of its projection, by full name.
@@ -30,6 +32,7 @@ class Anatomy:
     """
 
     facts: ModelFacts
+    trainable: Mapping[str, Mapping[str, int]]
     block: Mapping[str, Mapping[str, int]]
     tables: Mapping[str, Mapping[str, Shape]]
     projection: Mapping[str, Mapping[str, Shape]]
@@ -54,6 +57,7 @@ def anatomy(model: nn.Module, image: Tower, text: Tower, facts: ModelFacts) -> A
     towers = (image, text)
     return Anatomy(
         facts,
+        trainable={tower.name: _trainable(tower, shapes) for tower in towers},
         block={tower.name: _pieces(model, tower.block_paths[-1]) for tower in towers},
         tables={tower.name: {n: shapes[n] for n in embedding_tables(tower)} for tower in towers},
         projection={tower.name: {n: shapes[n] for n in _names(tower, "projection")} for tower in towers},
@@ -66,13 +70,13 @@ def embedding_tables(tower: Tower) -> tuple[str, ...]:
     return tuple(n for n in _names(tower, "embeddings") if n in tower.tables and not n.endswith("bias"))
 
 
-def trains_at(facts: ModelFacts, tower: str, layers: int) -> int:
+def trains_at(model: Anatomy, tower: str, layers: int) -> int:
     """How many numbers of a tower train under `freeze_layers: layers`, its projection among them."""
-    frozen = {"embeddings", *(f"block {i}" for i in range(layers))} if layers > 0 else set()
-    own = [part for part in facts.parts if part.tower == tower]
+    sizes = model.trainable[tower]
     if layers == -1:
-        return sum(part.parameters for part in own if part.group == "projection")
-    return sum(part.parameters for part in own if part.group not in frozen)
+        return sizes.get("projection", 0)
+    frozen = {"embeddings", *(f"block {i}" for i in range(layers))} if layers > 0 else set()
+    return sum(size for group, size in sizes.items() if group not in frozen)
 
 
 def scores_apart(scale: float, cosines_apart: float) -> float:
@@ -85,6 +89,10 @@ def quick_gelu_gap() -> tuple[float, float]:
     x = torch.linspace(0, 6, 6001)
     gap = (F.gelu(x) - QuickGELU()(x)).abs()
     return gap.max().item(), x[gap.argmax()].item()
+
+
+def _trainable(tower: Tower, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    return {p.group: sum(math.prod(shapes[n]) for n in p.names if n not in tower.untrained) for p in tower.parts}
 
 
 def _pieces(model: nn.Module, path: str) -> dict[str, int]:

@@ -133,7 +133,7 @@ def _blocks(tower: Tower, facts: TowerFacts, hidden: Hidden) -> tuple[list[Step]
     for _, run in groupby(range(tower.depth), key=lambda number: given[number + 1].shape):
         first, *others = run
         last = others[-1] if others else first
-        shrinks = given[first + 1].numel() < given[first].numel()
+        shrinks = facts.stages is not None and given[first + 1].shape[2] < given[first].shape[2]  # a side of the maps
         title = f"blocks {first}-{last}" if others else f"block {first}"
         steps.append(_step(tower, title, given[last + 1], _block_why(facts, first, last, shrinks=shrinks)))
     return steps, hidden
@@ -209,7 +209,8 @@ _ADDED = {
 
 def _block_why(facts: TowerFacts, first: int, last: int, *, shrinks: bool) -> str:
     if facts.stages is not None:
-        units = " + ".join(map(str, facts.stages[first : last + 1])) + " units"
+        numbers = facts.stages[first : last + 1]
+        units = " + ".join(map(str, numbers)) + (" unit" if sum(numbers) == 1 else " units")
         does = "each adds to the maps what it finds in them"
         return f"{units}; the maps shrink, so that a place sees more of the picture" if shrinks else f"{units}; {does}"
     times = f"{last - first + 1} times: " if last > first else ""

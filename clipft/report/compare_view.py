@@ -16,8 +16,8 @@ from clipft.model.forward_cost import ForwardCost, ModelCost
 from clipft.report.amounts import counted, in_bytes
 from clipft.report.inspect_view import PARTS, SIZES, part_sizes
 
-_LABEL = 16
-_COLUMN = 32
+_LABEL = 18
+_COLUMN = 31
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,22 @@ def print_comparison(one: Measured, other: Measured, console: Console) -> None:
 
 def _rows(one: Measured, other: Measured) -> Iterator[_Row]:
     for tower in ("image", "text"):
-        yield _Row(f"{tower} tower")
+        yield _Row(tower)
         for label, words in SIZES:
             cells = [words(getattr(side.facts, tower)) for side in (one, other)]
             if any(cells):
                 yield _Row(label, *(cell or "-" for cell in cells))
+        yield _Row(f"{tower} parameters")
         sizes = [part_sizes(side.facts.parts, tower) for side in (one, other)]
         for part in PARTS:
             if any(part in size for size in sizes):
-                yield _Row(_AS_PARAMETERS.get(part, part), *(counted(s[part]) if part in s else "-" for s in sizes))
+                yield _Row(part, *(counted(s[part]) if part in s else "-" for s in sizes))
     yield _Row("both")
     yield _Row("parameters", *(counted(side.facts.parameters) for side in (one, other)))
-    yield _Row("logit_scale", *(f"{side.facts.logit_scale:.3f}" for side in (one, other)))
+    yield _Row("initial scale", *(f"{side.facts.logit_scale:.3f}" for side in (one, other)))
     biases = [side.facts.logit_bias for side in (one, other)]
     if any(bias is not None for bias in biases):
-        yield _Row("logit_bias", *("-" if bias is None else f"{bias:g}" for bias in biases))
+        yield _Row("initial bias", *("-" if bias is None else f"{bias:g}" for bias in biases))
     yield _Row("cost")
     for tower in ("image", "text"):
         costs: list[ForwardCost] = [getattr(side.cost, tower) for side in (one, other)]
@@ -79,9 +80,6 @@ def _rows(one: Measured, other: Measured) -> Iterator[_Row]:
         yield _Row(f"{tower} keeps", *(in_bytes(cost.kept) for cost in costs))
     yield _Row("weights", *(in_bytes(side.cost.weights) for side in (one, other)))
     yield _Row("one pair", *(in_bytes(side.cost.one_pair) for side in (one, other)))
-
-
-_AS_PARAMETERS = {"projection": "its parameters", "total": "tower's total"}
 
 
 def _print(mark: str, row: _Row, console: Console, *, style: str) -> None:

@@ -47,10 +47,11 @@ class _Row:
     style: str = ""
 
 
-def _module(node: Node, depth: int, *, full: bool, levels: int | None = None) -> Iterator[_Row]:
+def _module(node: Node, depth: int, *, full: bool, style: str = "", levels: int | None = None) -> Iterator[_Row]:
     """A module's line, then its own tensors and its modules, each a step further in.
 
     Args:
+        style: of the module around it, which one without parameters follows.
         levels: how many of them are still shown; None above the modules that name a part.
     """
     levels = _LEVELS[node.count > 1] if levels is None and node.part else levels
@@ -61,14 +62,17 @@ def _module(node: Node, depth: int, *, full: bool, levels: int | None = None) ->
     name = f"{node.name}: " if node.name else ""
     words = [f"{_INDENT * depth}{name}{many}{kind}", "" if node.children else _about(node), _CUT * cut]
     size = f"{many}{counted(node.parameters)}" if node.parameters else ""
-    yield _Row(" ".join(filter(None, words)), size, *_standing(node))
+    last, own_style = _standing(node)
+    style = own_style if node.parameters else style
+    yield _Row(" ".join(filter(None, words)), size, last, style)
     if cut:
         return
     for tensor in node.tensors if node.children or not _is_plain(node) else ():
         yield _tensor(tensor, depth + 1)
     for child in shown:
         step = 0 if child.kind in _CONTAINERS else 1
-        yield from _module(child, depth + 1, full=full, levels=None if levels is None else levels - step)
+        left = None if levels is None else levels - step
+        yield from _module(child, depth + 1, full=full, style=style, levels=left)
 
 
 def _tensor(tensor: OwnTensor, depth: int) -> _Row:
@@ -116,8 +120,10 @@ def _print(rows: Sequence[_Row], console: Console) -> None:
     """Three columns; `12 x` before a size may stand in the first, and what is too long for that is cut."""
     size = max(len(row.parameters.rpartition(" ")[2]) for row in rows)
     last = max(len(row.last) for row in rows)
+    wanted = max(len(row.left) + max(size, len(row.parameters)) for row in rows)  # a wide terminal is not filled
     for row in rows:
-        room = max(console.width - max(size, len(row.parameters)) - last - 5, 20)
+        number = max(size, len(row.parameters))
+        room = max(min(console.width - last - 5, wanted) - number, 20)
         line = f" {_fitting(row.left, room):<{room}}  {row.parameters:>{size}}  {row.last}".rstrip()
         console.print(Text(line, style=row.style), soft_wrap=True)
 

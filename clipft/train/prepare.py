@@ -98,13 +98,15 @@ def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan without its run, for `clipft freeze-report`.
+    """A plan without its run, for `clipft freeze-report` and `inspect`.
 
     Args:
+        meta: the model that the plan is for.
         base: where the weights would come from.
         notes: what the plan could not know.
     """
 
+    meta: MetaModel
     plan: Plan
     base: str
     notes: tuple[str, ...] = ()
@@ -121,7 +123,7 @@ def report_plan(config: Config) -> PlanReport:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
             notes = (f"the classifier's size is not known, since its classes cannot be read: {error}",)
-    return PlanReport(plan_of(config, meta, loss, classes), meta.base, notes)
+    return PlanReport(meta, plan_of(config, meta, loss, classes), meta.base, notes)
 
 
 def classifier_for(config: LossConfig, meta: MetaModel, num_classes: int, *, device: str) -> Classifier:

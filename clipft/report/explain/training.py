@@ -48,7 +48,7 @@ def _cells(model: Anatomy, tower: str, layers: int) -> tuple[str, str, str]:
     depth = model.tower(tower).depth
     if layers > depth:
         return "", "", ""
-    trains = trains_at(model.facts, tower, layers)
+    trains = trains_at(model, tower, layers)
     return counted(trains), share(trains, model.size(tower)), _risk(layers, depth, trains)
 
 
@@ -67,10 +67,11 @@ def _risk(layers: int, depth: int, trains: int) -> str:
 def strategies(model: Anatomy) -> Explanation:
     """What can be trained: what it comes to in this model, when, for and against."""
     facts = model.facts
-    image, text, scales = (model.size(tower) for tower in ("image", "text", "heads"))
-    projections = model.size("image", "projection") + model.size("text", "projection")
+    image, text = (trains_at(model, tower, 0) for tower in ("image", "text"))
+    scales = model.size("heads")
+    projections = trains_at(model, "image", -1) + trains_at(model, "text", -1)
     first = {tower: max(model.tower(tower).depth - 2, 0) for tower in ("image", "text")}
-    last = sum(trains_at(facts, tower, layers) for tower, layers in first.items())
+    last = sum(trains_at(model, tower, layers) for tower, layers in first.items())
 
     def trains(parameters: int) -> str:
         return f"{counted(parameters)} ({share(parameters, facts.parameters)})"
