@@ -19,7 +19,8 @@ from clipft.errors import ClipftError
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts, fingerprint, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
-from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
+from clipft.model.families.timm_image import config_at_size
+from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.saved import SavedModel
 from clipft.model.tokenizer import KNOWN_TEXT
 
@@ -63,7 +64,12 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     """
     clip = saved.clip
     save_file(_state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
+    timm_name = _write_timm_config(clip, partial)
     config = {"model_cfg": _model_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
+    vision_cfg = {**config["model_cfg"]["vision_cfg"]}
+    if timm_name:
+        config["model_cfg"]["vision_cfg"]["timm_model_name"] = f"{LOCAL_DIR}{(out / TIMM_FOLDER).resolve()}"
+        vision_cfg |= {"timm_model_name": timm_name}
     _write_json(partial / OPEN_CLIP_CONFIG, config)
     _copy_text_encoder(clip, partial)
     _write_json(partial / EXPORT_FACTS, _facts(saved, run, _write_classifier(partial, saved)).to_json())
@@ -71,7 +77,7 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
     with _quiet():
-        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg)
+        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg, vision_cfg=vision_cfg)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{partial}")
     return _compare(clip, again, tokenizer)
 
@@ -83,6 +89,17 @@ def _model_cfg(clip: ClipModel, out: Path) -> dict[str, Any]:
         if cfg["text_cfg"].get(name):
             cfg["text_cfg"][name] = str(out.resolve())
     return cfg
+
+
+def _write_timm_config(clip: ClipModel, folder: Path) -> str:
+    """What timm needs to know of a network whose size is not the one its name says; its name here, or nothing."""
+    name = clip.model_cfg["vision_cfg"].get("timm_model_name")
+    config = config_at_size(clip.model.visual, name) if name else None
+    if config is None:
+        return ""
+    (folder / TIMM_FOLDER).mkdir()
+    _write_json(folder / TIMM_FOLDER / textencoder.CONFIG, config)
+    return f"{LOCAL_DIR}{(folder / TIMM_FOLDER).resolve()}"
 
 
 def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:

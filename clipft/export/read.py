@@ -127,7 +127,8 @@ def probe(model: Any, tokenizer: Callable[[list[str]], Tensor]) -> tuple[Tensor,
     picture = torch.sin(torch.arange(3 * height * width) * 0.37).reshape(1, 3, height, width)
     device = model.logit_scale.device
     with torch.no_grad():
-        image = model.encode_image(picture.to(device), normalize=True)
+        # open_clip leaves a dimension of one where CoCa pools with a query of its own
+        image = model.encode_image(picture.to(device), normalize=True).flatten(0, -2)
         text = model.encode_text(tokenizer([KNOWN_TEXT]).to(device), normalize=True)
     return image.float().cpu(), text.float().cpu()
 

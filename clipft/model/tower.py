@@ -156,6 +156,15 @@ class Tower(ABC):
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled features (B, W) into the shared space (B, D), not normalised."""
 
+    @abstractmethod
+    def resize(self, size: int | tuple[int, int]) -> str:
+        """Give the model positions for another image size in pixels, or another number of tokens; a tower made
+        before does not know, so make it anew. Returns what to say, if anything.
+
+        Raises:
+            InputError: the family has no way to, or not to this size.
+        """
+
     def prefix(self, inputs: Tensor, cut: int) -> Hidden:
         """Inputs to what block `cut` takes: embeddings and the first `cut` blocks, 0 to depth."""
         return self.through(self.embed(inputs), 0, cut)

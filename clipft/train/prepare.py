@@ -67,6 +67,7 @@ def prepare(config: Config) -> Prepared:
     check_there(recipe_of(config.model).source)
     splits = read_splits(config.data, config.run.seed)
     meta = build_meta(config.model)
+    check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     if loss != "classifier" and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
@@ -147,6 +148,16 @@ def resolve_loss(config: LossConfig, *, has_bias: bool) -> str:
             "contrastive for it"
         )
     return config.type
+
+
+def check_pooled(meta: MetaModel) -> None:
+    """Refuse a model whose tower gives a feature a token, not one: no loss here knows what to do with them."""
+    for tower in (meta.image, meta.text):
+        if tower.describe().pooling == "none":
+            raise InputError(
+                f"model.name: {meta.name}: its {tower.name} tower has no pooling (pool_type: none), so it gives a "
+                "feature for each token and cannot be trained here; name a model that pools"
+            )
 
 
 def check_rows(rows: Rows, loss: str, key: str) -> None:

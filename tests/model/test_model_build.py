@@ -116,11 +116,6 @@ def test_the_starting_scale_is_given_as_its_exponential() -> None:
     assert clip.model.logit_scale.item() == pytest.approx(math.log(50))
 
 
-def test_a_native_text_tower_keeps_its_context() -> None:
-    with pytest.raises(InputError, match=r"model.context_length: 32 is for Hugging Face text towers; .* its 77 tokens"):
-        build_meta(model(name="ViT-B-32", context_length=32))
-
-
 # --- tags ----------------------------------------------------------------------------------------
 
 

@@ -86,7 +86,7 @@ def activation(module: nn.Module) -> str:
         if kind.__name__ == "QuickGELU" or where.startswith("timm.layers.activations"):
             return kind.__name__
         if where == "torch.nn.modules.activation" and kind is not nn.MultiheadAttention:
-            return kind.__name__
+            return f"{kind.__name__} (tanh)" if getattr(child, "approximate", "") == "tanh" else kind.__name__
     return "none"
 
 

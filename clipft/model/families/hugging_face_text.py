@@ -66,6 +66,10 @@ class HuggingFaceText(Tower):
         pad: int = self.text.config.pad_token_id
         return (hidden.tokens != pad).long()
 
+    def resize(self, size: int | tuple[int, int]) -> str:
+        """Nothing to do: the encoder has positions to spare, and the tokenizer cuts at the new length."""
+        return ""
+
     def finish(self, hidden: Hidden) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 

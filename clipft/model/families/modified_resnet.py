@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import activation, below, pair, projection_facts
+from clipft.model.families.positions import grid_of, refused, replaced, resample_grid, resized_note
 from clipft.model.tower import Hidden, Layout, Tower
 
 _STEM = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3")
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
+_REDUCTION = 32  # pixels across that one place of the last maps stands for
 _POOL = ("positional_embedding", "q_proj", "k_proj", "v_proj")
 
 
@@ -40,12 +42,23 @@ class ModifiedResNetImage(Tower):
             width=width,
             activation=activation(visual),
             image_size=pair(visual.image_size),
-            pooling=f"attention ({pool.num_heads} heads, asked by the mean)",
+            pooling="attention, asked by the mean",
             positions="learnt, in the pool",
             landmarks=(_stem(),),
             **projection_facts(width, pool.c_proj),
         )
         super().__init__("image", model, layout, facts, dropout=dropout)
+
+    def resize(self, size: int | tuple[int, int]) -> str:
+        visual, new_size = self.visual, pair(size)
+        if new_size[0] != new_size[1]:
+            raise refused(self.family, f"model.image_size: {list(new_size)}", "open_clip builds it for squares alone")
+        old_size, step = pair(visual.image_size), (_REDUCTION, _REDUCTION)
+        old, new = grid_of(old_size, step, self.family), grid_of(new_size, step, self.family)
+        positions = visual.attnpool.positional_embedding
+        visual.attnpool.positional_embedding = replaced(positions, resample_grid(positions, old, new))
+        visual.image_size = new_size[0]
+        return resized_note(old_size, new_size, (old, new))
 
     def embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual.stem(inputs))  # (B, C, H, W)

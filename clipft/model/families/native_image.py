@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import POOLED, native_blocks, numbered, pair, projection_facts
+from clipft.model.families.positions import grid_of, replaced, resample_grid, resized_note
 from clipft.model.tower import NOT_IN_LOSS, Hidden, Layout, Tower
 
 
@@ -40,6 +41,14 @@ class NativeImage(Tower):
         )
         super().__init__("image", model, layout, facts, dropout=dropout, untrained=_idle(visual))
 
+    def resize(self, size: int | tuple[int, int]) -> str:
+        visual, new_size = self.visual, pair(size)
+        old_size, old, new = visual.image_size, visual.grid_size, grid_of(new_size, visual.patch_size, self.family)
+        positions = visual.positional_embedding
+        visual.positional_embedding = replaced(positions, resample_grid(positions, old, new))
+        visual.image_size, visual.grid_size = new_size, new
+        return resized_note(old_size, new_size, (old, new))
+
     def embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual._embeds(inputs))  # (B, L, W)
 
@@ -63,7 +72,7 @@ def _pooling(visual: Any) -> str:
         return POOLED[visual.pool_type]
     if visual.attn_pool_contrastive is not None:
         return f"attention, {visual.attn_pool_type}"
-    return f"attention ({visual.attn_pool.query.shape[0]} queries), {POOLED[visual.pool_type]}"
+    return f"attention ({visual.attn_pool.query.shape[0]} queries)"
 
 
 def _idle(visual: Any) -> dict[str, str]:

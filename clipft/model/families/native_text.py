@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import TEXT_POOLED, native_blocks, numbered, projection_facts
+from clipft.model.families.positions import replaced, resample_row
 from clipft.model.tower import Hidden, Layout, Tower
 
 
@@ -54,6 +56,23 @@ class NativeText(Tower):
     @property
     def _has_class_token(self) -> bool:
         return getattr(self.text, "cls_emb", None) is not None
+
+    def resize(self, size: int | tuple[int, int]) -> str:
+        assert isinstance(size, int)
+        text = self.text
+        old, positions = text.context_length, text.positional_embedding
+        resampled = torch.cat([resample_row(positions[:old], size), positions[old:]])  # a class token's comes last
+        text.positional_embedding = replaced(positions, resampled)
+        if text.attn_mask is not None:
+            # CLIP, section 2.4: a token sees none after it
+            full = torch.full((len(resampled), len(resampled)), float("-inf"), device=positions.device)
+            text.attn_mask = full.triu_(1)
+        text.context_length = size
+        text.num_pos = len(resampled)
+        how = f"the first {size} of its learnt positions are kept"
+        if size > old:
+            how = "its learnt positions are stretched"
+        return f"model.context_length: {size} tokens in place of {old}; {how}"
 
     def embed(self, inputs: Tensor) -> Hidden:
         text = self.text

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import POOLED, activation, below, numbered, pair, projection_facts, unsupported
+from clipft.model.families.positions import grid_of, refused, resized_note
 from clipft.model.tower import Hidden, Layout, Tower
 
 
@@ -50,6 +54,27 @@ class TimmImage(Tower):
         )
         super().__init__("image", model, layout, facts, dropout=dropout)
 
+    def resize(self, size: int | tuple[int, int]) -> str:
+        visual, new_size = self.visual, pair(size)
+        old_size, trunk = visual.image_size, visual.trunk
+        if self._kind.fixed_size:
+            raise refused(self.family, "model.image_size", "its attention has learnt relative positions for this one")
+        if not self._kind.is_vit:
+            grid_of(new_size, (self._stride, self._stride), self.family)
+            visual.image_size = new_size
+            return resized_note(old_size, new_size, None)
+        old = trunk.patch_embed.grid_size
+        assert self._facts.patch is not None
+        grid_of(new_size, self._facts.patch, self.family)
+        visual.set_input_size(new_size)  # timm resamples learnt positions and makes rotary ones anew
+        learnt = (old, trunk.patch_embed.grid_size) if getattr(trunk, "pos_embed", None) is not None else None
+        return resized_note(old_size, new_size, learnt)
+
+    @property
+    def _stride(self) -> int:
+        """Pixels across that one place of the last maps stands for."""
+        return int(self.visual.trunk.feature_info[-1]["reduction"])
+
     def embed(self, inputs: Tensor) -> Hidden:
         return self._kind.embed(self.visual.trunk, inputs)
 
@@ -70,6 +95,33 @@ class TimmImage(Tower):
         projected: Tensor = self.visual.head(self.visual.trunk.get_classifier()(pooled))
         return projected
 
+
+def config_at_size(visual: Any, name: str) -> dict[str, Any] | None:
+    """A timm config.json by which timm builds the trunk at the size it has; None where its name says that already.
+
+    open_clip passes no image size on to timm, but timm takes `local-dir:FOLDER` for a name.
+
+    Args:
+        visual: open_clip's TimmModel.
+        name: its `timm_model_name`.
+    """
+    size = getattr(getattr(visual.trunk, "patch_embed", None), "img_size", None)
+    if size is None:
+        return None
+    if name.startswith(_LOCAL_DIR):
+        folder = Path(name.removeprefix(_LOCAL_DIR))
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config | {"model_args": {"img_size": list(size)}}
+    with torch.device("meta"):
+        by_name = timm.create_model(name, num_classes=0)
+    if tuple(by_name.patch_embed.img_size) == tuple(size):
+        return None
+    known = {key: value for key, value in by_name.pretrained_cfg.items() if key not in ("file", "source", "state_dict")}
+    architecture = name.partition(".")[0]
+    return {"architecture": architecture, "pretrained_cfg": known, "model_args": {"img_size": list(size)}}
+
+
+_LOCAL_DIR = "local-dir:"
 
 # --- kinds ---------------------------------------------------------------------------------------
 
@@ -131,6 +183,7 @@ class _Kind:
         embed: images to what block 0 takes.
         block: runs one.
         is_vit: whether its blocks are transformer blocks on a row of patches.
+        fixed_size: whether it takes images of one size alone.
     """
 
     embeddings: tuple[str, ...]
@@ -141,6 +194,7 @@ class _Kind:
     embed: Callable[[Any, Tensor], Hidden]
     block: Callable[[Any, nn.Module, Hidden, int], Tensor] = _plain_block
     is_vit: bool = False
+    fixed_size: bool = False
 
 
 _VIT_EMBEDDINGS = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
@@ -156,12 +210,19 @@ _KINDS = {
         _embed_relpos,
         _relpos_block,
         is_vit=True,
+        fixed_size=True,
     ),
     "Eva": _Kind(
         (*_VIT_EMBEDDINGS, "rope"), ("blocks",), _VIT_NORM, ("head",), ("norm",), _embed_eva, _eva_block, is_vit=True
     ),
     "SwinTransformer": _Kind(
-        ("patch_embed",), ("layers",), ("norm",), ("head.fc",), ("norm",), _modules_in_a_row("patch_embed")
+        ("patch_embed",),
+        ("layers",),
+        ("norm",),
+        ("head.fc",),
+        ("norm",),
+        _modules_in_a_row("patch_embed"),
+        fixed_size=True,
     ),
     "ConvNeXt": _Kind(
         ("stem",),
