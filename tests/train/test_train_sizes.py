@@ -83,7 +83,5 @@ def test_a_model_without_pooling_is_refused(write: Write) -> None:
 
 def test_a_captioning_loss_is_refused(write: Write) -> None:
     """P26: a run for captions would be a contrastive one in disguise."""
-    with pytest.raises(
-        InputError, match=r"loss.type: caption: a captioning loss is not built; CoCa trains"
-    ):
+    with pytest.raises(InputError, match=r"loss.type: caption: a captioning loss is not built; CoCa trains"):
         load_config(write(), ("loss.type=caption",))

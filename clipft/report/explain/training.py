@@ -17,11 +17,11 @@ def freezing(model: Anatomy) -> Explanation:
     image, text = model.facts.image.depth, model.facts.text.depth
     every = [*range(max(image, text) + 1), -1]
     shown = _shown(max(image, text)) | {image, text}
+    # How Transferable Are Features in Deep Neural Networks?; BERT Rediscovers the Classical NLP Pipeline
     before = paragraphs("""
         freeze_layers: N freezes a tower's embeddings and its first N blocks. Early blocks hold what every input
-        needs, edges and textures, or which words go together; late ones what the training was about, objects and
-        meaning. So freezing begins below (How Transferable Are Features in Deep Neural Networks?, Yosinski et al.,
-        2014; BERT Rediscovers the Classical NLP Pipeline, Tenney et al., 2019).
+        needs (edges and textures; which words go together), late ones what the training was about (objects; meaning),
+        so freezing begins below (Yosinski et al., 2014; for text Tenney et al., 2019).
     """)
     table = Table(
         _HEADINGS,
@@ -30,9 +30,9 @@ def freezing(model: Anatomy) -> Explanation:
     )
     after = paragraphs(f"""
         {image} (image) and {text} (text) leave norm, pooling and projection, -1 the projection alone. Risk is our
-        reading: of forgetting what pretraining taught, and of learning few photos by heart. Trained whole, models
-        were 2 points better than a linear probe where they were trained and 7 worse elsewhere, over ten shifts
-        (LP-FT, ICLR 2022). {"--json has every N." if len(shown) < len(every) else ""}
+        reading: of forgetting what pretraining taught, and of learning few photos by heart. Against a linear probe,
+        models trained whole were 2 points better on data like theirs and 7 worse on other (LP-FT, ICLR 2022).
+        {"--json has every N." if len(shown) < len(every) else ""}
     """)
     return Explanation(before, table, after)
 
@@ -78,38 +78,33 @@ def strategies(model: Anatomy) -> Explanation:
 
     return Explanation(
         paragraphs(f"""
-            everything: {trains(image + text + scales)}. No key. When: thousands of pairs and a GPU. For: learns most;
-            rate 1e-5 (FLYP, CVPR 2023). Against: forgets most, and rare classes lose first (LIFT, ICML 2024).
+            everything: {trains(image + text + scales)}, no key. When: thousands of pairs and a GPU. For: learns most;
+            rate 1e-5 (FLYP, CVPR 2023). Against: forgets most, rare classes first (LIFT, ICML 2024).
 
-            image tower: {trains(image + scales)}. text.freeze_backbone: true, text.projection: freeze. When: unusual
-            pictures, known words. For: the text features stay. Against: wants data, and most of the time of
-            everything.
+            image tower: {trains(image + scales)}, text.freeze_backbone: true and text.projection: freeze. When:
+            unusual pictures, known words. For: text features stay. Against: wants data.
 
-            text tower: {trains(text + scales)}. image.freeze_backbone: true, image.projection: freeze. When: known
-            pictures, new words (LiT, CVPR 2022). For: no gradient in the image tower. Against: sees nothing new.
+            text tower: {trains(text + scales)}, the same for image. When: known pictures, new words (LiT, CVPR
+            2022). For: no gradient in the image tower. Against: sees nothing new.
 
-            last 2 blocks: {trains(last + scales)}. image.freeze_layers: {first["image"]}, text.freeze_layers:
-            {first["text"]}. When: hundreds of photos. For: early features stay, and less to compute; 3 blocks with
-            projections and a prompt transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024).
-            Against: one more number to choose.
+            last 2 blocks: {trains(last + scales)}, image.freeze_layers: {first["image"]}, text.freeze_layers:
+            {first["text"]}. When: hundreds of photos. For: early features stay; 3 blocks, projections and a prompt
+            transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024). Against: one number more.
 
-            heads: {trains(projections + scales)}. Both freeze_backbone: true. When: few photos, no GPU. For: the
+            heads: {trains(projections + scales)}, both freeze_backbone: true. When: few photos, no GPU. For: the
             backbones stay whole. Against: {_HEADS if projections else _NO_HEADS}
 
-            logit_scale: {trains(scales)}. As heads, with both projection: freeze. When: right answers, but too sure
-            or too doubtful. For: no accuracy can fall. Against: none can rise.
+            logit_scale: {trains(scales)}, and both projection: freeze. When: right answers, but too sure or too
+            doubtful. For: no accuracy can fall. Against: none can rise.
 
-            classifier: {counted(facts.image.embed_dim + 1)} parameters a class beside the image tower. loss.type:
-            classifier. When: fixed classes with labels. For: starts from the prompts and uses every label. Against:
-            knows no other class.
+            classifier: {counted(facts.image.embed_dim + 1)} a class, loss.type: classifier. When: fixed classes with
+            labels. For: starts from the prompts, uses every label. Against: knows no other class.
 
-            different rates: as many as everything. image.lr: x0.1, or optim.groups. When: freezing cuts off too much.
-            For: early parts move slowly. Against: takes as long as everything.
-
-            image. and text. keys stand under model:.
+            different rates: all of it, image.lr: x0.1 or optim.groups. When: freezing cuts off too much. For: early
+            parts move slowly. Against: takes as long as everything. (image. and text. keys stand under model:.)
         """)
     )
 
 
-_HEADS = "can only weigh anew what the towers see already."
-_NO_HEADS = "this model has no projections, so nothing but its scale would train."
+_HEADS = "can only weigh anew what the towers see."
+_NO_HEADS = "there are no projections here: nothing but the scale trains."
