@@ -52,7 +52,7 @@ def with_weights(config: ModelConfig, seed: int = 0) -> Subject:
         known = f"; its tags are {', '.join(tags[:_MOST])}{' and more' if len(tags) > _MOST else ''}" if tags else ""
         raise InputError(
             f"--image: shows values, and those of random weights mean nothing ({recipe.source.why}); add --pretrained "
-            f"with a weights file, a clipft run or a tag{known}"
+            f"(with --config: --set model.pretrained=...) with a weights file, a clipft run or a tag{known}"
         )
     clip = build(config, seed)
     facts = describe(clip.model, clip.image, clip.text, name=clip.name, model_cfg=clip.model_cfg)

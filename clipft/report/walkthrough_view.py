@@ -19,7 +19,7 @@ def print_walkthrough(walkthrough: Walkthrough, console: Console) -> None:
     title = max(len(step.title) for step in walkthrough.steps) + 3
     shape = max(len(_shape(step.shape)) for step in walkthrough.steps) + 2
     if any(step.first for step in walkthrough.steps):
-        console.print("below a step: the first values of what it gives, and the length of a single vector\n")
+        console.print("below each step: the first values that it gives, and a vector's length\n")
     for number, (tower, steps) in enumerate(groupby(walkthrough.steps, key=lambda step: step.tower)):
         if number:
             console.print()

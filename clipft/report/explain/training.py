@@ -31,7 +31,7 @@ def freezing(model: Anatomy) -> Explanation:
     after = paragraphs(f"""
         {image} (image) and {text} (text) leave norm, pooling and projection, -1 the projection alone. Risk is our
         reading: of forgetting what pretraining taught, and of learning few photos by heart. Against a linear probe,
-        models trained whole were 2 points better on data like theirs and 7 worse on other (LP-FT, ICLR 2022).
+        models trained whole were 2 points better on such data and 7 worse on other (LP-FT, ICLR 2022).
         {"--json has every N." if len(shown) < len(every) else ""}
     """)
     return Explanation(before, table, after)
