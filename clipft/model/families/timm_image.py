@@ -270,7 +270,7 @@ def _vit(trunk: Any) -> dict[str, Any]:
         "tokens": patches.num_patches + trunk.num_prefix_tokens,
         "token": f"a patch of {height} x {width} pixels{extra}",
         "positions": _positions(trunk),
-        "activation": activation(block),
+        "activation": activation(getattr(block, "mlp", block)),  # relative positions have an MLP of their own
     }
     if hasattr(block, "attn") and hasattr(block, "mlp"):
         last = [m for m in block.mlp.modules() if isinstance(m, nn.Linear)][-1]
