@@ -56,6 +56,7 @@ class Layout(Enum):
 
     open_clip = "open_clip"
     pt = "pt"
+    hf = "hf"
 
 
 class MapMethod(Enum):
@@ -172,9 +173,9 @@ def freeze_report(
     config: ConfigFile,
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all", help="List every parameter: name, shape, state, rule.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and the cost as JSON.")] = False,
 ) -> None:
-    """Show what a config trains, and why, without loading weights.
+    """Show what a config trains, why, and what a step costs, without loading weights.
 
     Example: clipft freeze-report configs/handclip.yaml --set model.image.freeze_layers=8
     """
@@ -189,15 +190,15 @@ def freeze_report(
     from clipft.train.prepare import report_plan
 
     with loaded.places():
-        report = report_plan(loaded.config)
+        report = report_plan(loaded.config, with_cost=as_json or not every)
     if as_json:
-        typer.echo(json.dumps(report.plan.to_json(), indent=1))
+        typer.echo(json.dumps(report.to_json(), indent=1))
         return
     console = result()
     if every:
         print_every_parameter(report.plan, console)
         return
-    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name)
+    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name, cost=report.cost)
     for note in (*loaded.notes, *report.notes):
         console.print(f" note     {note}", markup=False, highlight=False)
 
@@ -450,12 +451,13 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
     out: Annotated[str, typer.Option("--out", help="The folder to write (with --to pt also a .pt file).")],
     to: Annotated[
-        Layout, typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict.")
+        Layout,
+        typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict; hf: for transformers."),
     ] = Layout.open_clip,
     which: Which = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
 ) -> None:
-    """Write a run's model so that plain open_clip loads it.
+    """Write a run's model so that plain open_clip, or transformers, loads it.
 
     Example: clipft export runs/handclip --out handclip-model
     """

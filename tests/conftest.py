@@ -146,7 +146,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory, tiny_photos: Path) -> Mak
         generator = torch.Generator().manual_seed(7)
         head = None
         if loss == "classifier":
-            width = clip.image.width if features == "pooled" else clip.image.embed_dim
+            width = clip.image.pooled_width if features == "pooled" else clip.image.embed_dim
             clip.model.classifier = Classifier(len(CLASSES), width, cosine=False, bias=True)
             head = {"num_classes": len(CLASSES), "cosine": False, "bias": True}
         with torch.no_grad():

@@ -87,10 +87,23 @@ def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
     code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--json")
     plan = json.loads(out)
     assert code == 0
-    assert plan.keys() == {"model", "lines", "parameters", "totals"}
+    assert plan.keys() == {"model", "lines", "parameters", "totals", "cost"}
     assert plan["totals"] == {"parameters": 151_277_313, "trainable": 14_832_641}
     assert plan["parameters"][0].keys() == {"name", "tower", "group", "shape", "numel", "trainable", "rule", "lr"}
     assert plan["lines"]["image"].startswith("froze embeddings + first 10/12 blocks (125 of 151 tensors")
+    cost = plan["cost"]
+    assert cost.keys() == {"batch_size", "rows_at_once", "precision", "bytes", "flops"}
+    assert cost["bytes"].keys() == {"weights", "gradients", "optimizer", "activations", "peak"}
+    assert cost["bytes"]["weights"] == 4 * 151_277_313
+    assert cost["flops"]["forward"] < cost["flops"]["everything"]["forward"]
+
+
+def test_freeze_report_says_what_a_step_costs(run: Run) -> None:
+    sets = [word for key in ("batch_size=8", "device=cpu", "precision=fp32") for word in ("--set", f"train.{key}")]
+    code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", *sets)
+    assert code == 0
+    assert re.search(r"activations \d+ MB at batch 8 in fp32 · peak \d+ MB", out)
+    assert re.search(r"\d+ GFLOP forward · \d+ GFLOP backward\n +26\.\d % of the \d+ GFLOP of training everything", out)
 
 
 def test_freeze_report_says_which_keys_an_override_cleared(run: Run) -> None:

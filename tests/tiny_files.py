@@ -79,6 +79,24 @@ def _write_tokenizer(folder: Path) -> None:
     BertTokenizerFast(tokenizer_object=words, model_max_length=80).save_pretrained(folder)
 
 
+def write_word_tokenizer(folder: Path, pad: int) -> int:
+    """A Hugging Face tokenizer of whole words whose padding has the number `pad`; returns how many words it knows."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<unk>"]
+    special.insert(pad, "<pad>")
+    words = {word: i for i, word in enumerate(dict.fromkeys([*special, *WORDS]))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(token, words[token]) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **names).save_pretrained(folder)
+    return len(words)
+
+
 def write_run(
     run: Path,
     clip: ClipModel,

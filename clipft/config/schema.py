@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from clipft.config.source_schema import Source, SourceOrFraction
 from clipft.config.values import Fraction, Pattern, PositiveFloat, Rate, Section, Strings, refuse
+
+ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
 # --- model ---------------------------------------------------------------------------------------
 
@@ -86,10 +88,13 @@ class ModelConfig(Section):
     name: str | None = None
     """An open_clip architecture (ViT-B-32), hf-hub:ORG/NAME, local-dir:PATH, or null with two encoders."""
     pretrained: str | None = None
-    """The weights: an open_clip tag, a .safetensors or .pt file, a clipft run or checkpoint;
-    null is random weights, or those of a hf-hub:, local-dir: or encoder."""
+    """The weights: an open_clip tag, a .safetensors or .pt file (open_clip's, or transformers' of CLIP or SigLIP, or
+    its folder), a clipft run or checkpoint; null is random weights, or those of a hf-hub:, local-dir: or encoder."""
+    image_size: ImageSize | None = None
+    """Pixels a side, or [height, width]; learnt positions are resampled. null keeps the model's own."""
     context_length: Annotated[int, Field(ge=4)] | None = None
-    """Tokens a caption may have, for Hugging Face text towers; null keeps the model's own (77 for two encoders)."""
+    """Tokens a caption may have; learnt positions are cut or stretched. null keeps the model's own (77 for two
+    encoders)."""
     embed_dim: Annotated[int, Field(ge=1)] | None = None
     """Width of the shared space for two encoders; null needs encoders of equal width and adds no projection."""
     logit_scale: LogitScaleConfig = LogitScaleConfig()
@@ -194,6 +199,16 @@ class LossConfig(Section):
     class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
     """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced
     (inverse to its count)."""
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _no_captioning(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in ("caption", "captioning", "coca"):
+            raise ValueError(
+                f"{value}: a captioning loss is not built; CoCa trains contrastively here, with its decoder frozen: "
+                "write auto"
+            )
+        return value
 
     @model_validator(mode="after")
     def _classifier_only(self) -> LossConfig:

@@ -86,7 +86,7 @@ def encode_images(
     nothing = torch.zeros(0, dtype=torch.int64)
     return ImageFeatures(
         torch.cat(features) if features else torch.zeros(0, clip.image.embed_dim),
-        torch.cat(before) if before else torch.zeros(0, clip.image.width) if pooled else None,
+        torch.cat(before) if before else torch.zeros(0, clip.image.pooled_width) if pooled else None,
         torch.cat(indices) if indices else nothing,
         torch.cat(labels) if labels else nothing,
         tuple(faults),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
-from clipft.model.recipe import Recipe, check_activation, recipe_of
+from clipft.model.recipe import Recipe, Sizes, check_activation, recipe_of, sizes_of
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
 from clipft.model.tokenizer import Tokenizer
-from clipft.model.towers import Tower, towers_of
+from clipft.model.tower import Tower
+from clipft.model.towers import towers_of
 from clipft.model.weights import load_into
 
 
@@ -89,9 +90,10 @@ def build_meta(config: ModelConfig) -> MetaModel:
     recipe = recipe_of(config)
     with torch.device("meta"):
         model = construct(recipe)
+        resized = resize(model, recipe.sizes)
     image, text = _towers(model, config)
-    notes = (*recipe.notes, *random_notes(recipe.source))
-    return MetaModel(recipe.name, model, image, text, recipe.model_cfg, base_phrase(recipe), notes)
+    notes = (*recipe.notes, *random_notes(recipe.source), *resized)
+    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes)
 
 
 def build(config: ModelConfig, seed: int) -> ClipModel:
@@ -99,12 +101,14 @@ def build(config: ModelConfig, seed: int) -> ClipModel:
     recipe = recipe_of(config)
     sources.check_there(recipe.source)
     model = draw(recipe, seed)
-    towers = _towers(model, config)  # before any download: a family that comes later is refused here
+    towers_of(model)  # before any download: what is of no family is refused here
     tokenizer = make_tokenizer(recipe)
     filled = _fill(model, recipe, config.logit_scale)
+    resized = resize(model, recipe.sizes)
+    towers = _towers(model, config)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled)
-    clip.notes += (_preprocess_note(clip.preprocess_cfg, whose),)
+    clip.notes += (*resized, _preprocess_note(clip.preprocess_cfg, whose))
     return clip
 
 
@@ -116,12 +120,13 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     """
     config, state = checkpoint.config, checkpoint.state
     saved = checkpoint.tensors()
-    recipe = recipe_of(config.model)
+    recipe = replace(recipe_of(config.model), sizes=sizes_of(state["model"]["model_cfg"]))
     model = draw(recipe, config.run.seed)
-    towers = _towers(model, config.model)
     if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
         sources.check_there(recipe.source)
         _fill(model, recipe, config.model.logit_scale)
+    resize(model, recipe.sizes)
+    towers = _towers(model, config.model)
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
         classes, width = saved["classifier.weight"].shape
@@ -136,6 +141,21 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     note = f"{checkpoint.folder}: step {checkpoint.step}, trained from {state['base']}"
     filled = Filled(state["base"], (note,))
     return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled)
+
+
+def resize(model: nn.Module, sizes: Sizes) -> tuple[str, ...]:
+    """Give the model the sizes that it does not have yet; returns what to say.
+
+    Raises:
+        InputError: its family has no way to.
+    """
+    image, text = towers_of(model)
+    said = []
+    if sizes.image_size is not None and image.describe().image_size != sizes.image_size:
+        said.append(image.resize(sizes.image_size))
+    if sizes.context_length is not None and text.describe().context_length != sizes.context_length:
+        said.append(text.resize(sizes.context_length))
+    return tuple(filter(None, said))
 
 
 def _towers(model: nn.Module, config: ModelConfig) -> tuple[Tower, Tower]:
@@ -165,6 +185,7 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
     everything = other.model.state_dict()
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
+    resize(model, sizes_of(other.model_cfg))
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
     afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"
@@ -208,7 +229,7 @@ def _join(
         model=model,
         image=towers[0],
         text=towers[1],
-        model_cfg=recipe.model_cfg,
+        model_cfg=recipe.sized_cfg,
         preprocess_cfg=preprocess_cfg,
         preprocess=image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False),
         tokenizer=tokenizer,

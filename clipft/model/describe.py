@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import open_clip
 from torch import nn
 
 from clipft.model.facts import TowerFacts
+from clipft.model.hf_form import Form, form_of
 from clipft.model.plan import Plan, sort_groups
 from clipft.model.tower import Tower, owners
 
@@ -47,6 +49,7 @@ class ModelFacts:
         logit_scale: its logarithm, as the parameter holds it.
         logit_bias: None where the model has none.
         initial: whether the two are where training from scratch starts, since no weights are loaded.
+        exports: what `clipft export --to` can make of it.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ModelFacts:
     logit_scale: float
     logit_bias: float | None
     initial: bool
+    exports: tuple[str, ...]
 
     @property
     def parameters(self) -> int:
@@ -78,12 +82,15 @@ def describe(
         model_cfg: the model half of an open_clip_config.json: says what a model without values cannot.
     """
     cfg = model_cfg or {}
-    length = dict(cfg.get("text_cfg", {})).get("context_length")
     text_facts = text.describe()
-    if length and text_facts.context_length:  # a Hugging Face encoder has positions to spare
-        text_facts = replace(text_facts, context_length=min(length, text_facts.context_length))
+    if "text_cfg" in cfg:  # a Hugging Face encoder has positions to spare, or knows no limit
+        length = cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+        text_facts = replace(text_facts, context_length=min(length, text_facts.context_length or length))
     scale, bias = _scales(model, cfg)
-    return ModelFacts(name, image.describe(), text_facts, _part_sizes(model, image, text), scale, bias, _is_meta(model))
+    parts, exports = _part_sizes(model, image, text), ["open_clip", "pt"]
+    if isinstance(form_of(model, model_cfg), Form):
+        exports.append("hf")
+    return ModelFacts(name, image.describe(), text_facts, parts, scale, bias, _is_meta(model), tuple(exports))
 
 
 def memory(plan: Plan, optimizer: str) -> Memory:

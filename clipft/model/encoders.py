@@ -33,12 +33,12 @@ def two_encoder_config(config: ModelConfig, text_folder: Path) -> tuple[dict[str
     hf_config = textencoder.read_config(text_folder, what)
     length = config.context_length or open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
     check_context(length, hf_config, what, default=config.context_length is None)
-    embed_dim = config.embed_dim or image_width
-    if config.embed_dim is None and image_width != hf_config.hidden_size:
+    embed_dim, text_width = config.embed_dim or image_width, int(hf_config.hidden_size)  # mT5 calls it d_model, too
+    if config.embed_dim is None and image_width != text_width:
         raise InputError(
             f"model.embed_dim: null needs encoders of equal width, but {config.image.encoder} gives {image_width} and "
-            f"{config.text.encoder} {hf_config.hidden_size}; write a width for both, such as embed_dim: "
-            f"{min(image_width, hf_config.hidden_size)}, to project them into one space"
+            f"{config.text.encoder} {text_width}; write a width for both, such as embed_dim: "
+            f"{min(image_width, text_width)}, to project them into one space"
         )
     name = hf_name(config)
     text_cfg = {
@@ -80,7 +80,8 @@ def hf_name(config: ModelConfig) -> str:
 
 def check_context(length: int, hf_config: Any, what: str, *, default: bool = False) -> None:
     """InputError where the encoder has fewer positions than `length`."""
-    if length > (most := textencoder.most_tokens(hf_config)):
+    most = textencoder.most_tokens(hf_config)
+    if most is not None and length > most:
         found = f"{length} (the default)" if default else str(length)
         raise InputError(
             f"model.context_length: {found} is more than the {most} tokens that {what.removeprefix('model.')} has "

@@ -56,7 +56,8 @@ def make_plan(
         "text": _decide(text, config.text, shapes) if loss != "classifier" else _unreached(text, config.text, shapes),
     }
     heads = _scale_rules(places, config.logit_scale, loss)
-    rules = {**decided["image"].rules, **decided["text"].rules, **heads}
+    decoder = {name: NOT_IN_LOSS for name, (tower, _) in places.items() if tower == "decoder"}
+    rules = {**decided["image"].rules, **decided["text"].rules, **heads, **decoder}
     trainable = {n: shape for n, shape in shapes.items() if n not in rules}
     lines = {tower: decision.line for tower, decision in decided.items()}
     head_to_come = loss == "classifier" and not hasattr(model, "classifier")
@@ -66,7 +67,12 @@ def make_plan(
         name,
         lines,
         _parameters(shapes, places, rules, image.tables | text.tables, config, optim),
-        (*decided["image"].notes, *decided["text"].notes, *_head_notes(heads, trainable, loss)),
+        (
+            *decided["image"].notes,
+            *decided["text"].notes,
+            *_head_notes(heads, trainable, loss),
+            *_decoder_notes(decoder, loss),
+        ),
     )
 
 
@@ -172,6 +178,16 @@ def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -
     if set(trainable) and set(trainable) <= set(_SCALES):
         notes.append(f"nothing but {' and '.join(sorted(trainable))} trains: no feature will change")
     return notes
+
+
+def _decoder_notes(decoder: Mapping[str, str], loss: str) -> list[str]:
+    """Which of CoCa's two losses is on (P26)."""
+    if not decoder:
+        return []
+    return [
+        f"the decoder is frozen, {len(decoder)} tensors: of CoCa's two losses the {loss} one is on and the captioning "
+        f"one is off ({NOT_IN_LOSS}), so what the model writes about an image is no longer fitted to its features"
+    ]
 
 
 def _parameters(

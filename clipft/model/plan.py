@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-_ORDER = ("embeddings", "block", "norm", "pooling", "projection", "logit_scale", "logit_bias", "classifier")
-TOWERS = ("image", "text", "heads")
+_ORDER = ("embeddings", "block", "norm", "pooling", "projection", "logit_scale", "logit_bias", "classifier", "decoder")
+TOWERS = ("image", "text", "heads", "decoder")
 
 Shape = tuple[int, ...]
 
@@ -19,8 +19,9 @@ class ParameterPlan:
 
     Args:
         name: the model's own `named_parameters()` name.
-        tower: image, text or heads.
-        group: embeddings, block N, norm, pooling, projection, logit_scale, logit_bias or classifier.
+        tower: image, text, heads or decoder.
+        group: embeddings, block N, norm, pooling, projection, logit_scale, logit_bias,
+            classifier or decoder.
         rule: why it is frozen, such as `freeze_layers: 10`; empty where it trains.
         lr: its learning rate; None where it is frozen.
         weight_decay: likewise.
@@ -68,7 +69,7 @@ class Plan:
         return {"parameters": numel(self.parameters), "trainable": numel(self.trainable)}
 
     def groups(self) -> dict[tuple[str, str], tuple[ParameterPlan, ...]]:
-        """The parameters by (tower, group), in the order data meets them: image, text, heads."""
+        """The parameters by (tower, group), in the order data meets them: image, text, heads, decoder."""
         found: dict[tuple[str, str], list[ParameterPlan]] = {}
         for parameter in self.parameters:
             found.setdefault((parameter.tower, parameter.group), []).append(parameter)
@@ -96,7 +97,7 @@ def block_number(group: str) -> int | None:
 
 
 def sort_groups(places: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(tower, group) in the order data meets them: image, text, heads; embeddings, blocks, norm and so on."""
+    """(tower, group) in the order data meets them: image, text, heads, decoder; embeddings, blocks, norm and so on."""
     return sorted(places, key=_place)
 
 

@@ -18,10 +18,20 @@ from clipft.errors import InputError
 from clipft.model import sources, textencoder
 from clipft.model.encoders import check_context, hf_name, two_encoder_config
 from clipft.model.hub import fetch
+from clipft.model.runfiles import is_run, peek_state
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-EXPORT_FACTS = "clipft.json"  # beside open_clip_config.json in what `clipft export` wrote
-OPEN_CLIP_CONFIG = sources.OPEN_CLIP_CONFIG
+EXPORT_FACTS = "clipft.json"  # in every folder that `clipft export` wrote
+TIMM_FOLDER = "timm"  # in an export, the config of a timm network of another size than its name says
+OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG = sources.OPEN_CLIP_CONFIG, sources.HUGGING_FACE_CONFIG
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The image size (height, width) and context length to resize to; None leaves the architecture's own."""
+
+    image_size: tuple[int, int] | None = None
+    context_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Recipe:
         preprocess_from: whose preprocessing that is, in a few words.
         source: where the weights are.
         text_folder: the folder of a Hugging Face text encoder's config.json; None for a native text tower.
+        sizes: what the model becomes once it has its weights.
         notes: lines to say.
     """
 
@@ -44,7 +55,19 @@ class Recipe:
     preprocess_from: str
     source: sources.Source
     text_folder: Path | None
+    sizes: Sizes = Sizes()
     notes: tuple[str, ...] = ()
+
+    @property
+    def sized_cfg(self) -> dict[str, Any]:
+        """The model config at the sizes that the model has in the end: what its tokenizer and an export go by."""
+        cfg = deepcopy(self.model_cfg)
+        if self.sizes.image_size is not None:
+            height, width = self.sizes.image_size
+            cfg["vision_cfg"]["image_size"] = height if height == width else [height, width]
+        if self.sizes.context_length is not None:
+            cfg["text_cfg"]["context_length"] = self.sizes.context_length
+        return cfg
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -66,7 +89,14 @@ def recipe_of(config: ModelConfig) -> Recipe:
         recipe = _hub(config, config.name.removeprefix(HF_HUB))
     else:
         recipe = _named(config, config.name.replace("/", "-"))
-    return recipe if config.context_length is None else _with_context(recipe, config.context_length)
+    return _sized(recipe, config)
+
+
+def sizes_of(model_cfg: dict[str, Any]) -> Sizes:
+    """The sizes that a model config names."""
+    size = model_cfg["vision_cfg"].get("image_size", open_clip.CLIPVisionCfg.image_size)
+    length = model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    return Sizes((size, size) if isinstance(size, int) else (size[0], size[1]), length)
 
 
 def check_activation(model_cfg: dict[str, Any], other: bool, name: str, whose: str) -> None:
@@ -83,6 +113,14 @@ def check_activation(model_cfg: dict[str, Any], other: bool, name: str, whose: s
         f"model.name: {name} computes with {'GELU' if other else 'QuickGELU'}, but {whose} were trained with "
         f"{'QuickGELU' if other else 'GELU'}, and would answer worse; {advice}"
     )
+
+
+def config_path(folder: Path) -> Path | None:
+    """The file with the model's open_clip config; clipft.json has it in an export for transformers."""
+    ours, facts = folder / OPEN_CLIP_CONFIG, folder / EXPORT_FACTS
+    if ours.is_file():
+        return ours
+    return facts if facts.is_file() and (folder / HUGGING_FACE_CONFIG).is_file() else None
 
 
 def read_config_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -132,10 +170,13 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
 
 def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
     what = f"model.name: {config.name}"
-    path = folder / OPEN_CLIP_CONFIG
-    if not path.is_file():
+    path = config_path(folder)
+    if path is None:
         there = f"has no {OPEN_CLIP_CONFIG}" if folder.is_dir() else "is not there"
-        raise InputError(f"{what}: {folder} {there}; expected a folder that open_clip or `clipft export` wrote")
+        expected = "expected a folder that open_clip or `clipft export` wrote"
+        if (folder / HUGGING_FACE_CONFIG).is_file():
+            expected = f"of a folder that transformers wrote, write name: ARCHITECTURE and pretrained: {folder}"
+        raise InputError(f"{what}: {folder} {there}; {expected}")
     model_cfg, preprocess_cfg = read_config_file(path, what)
     model_cfg, notes = _found_beside(model_cfg, folder)
     source = (
@@ -188,17 +229,17 @@ def _two_encoders(config: ModelConfig) -> Recipe:
     )
 
 
-def _with_context(recipe: Recipe, length: int) -> Recipe:
-    if recipe.text_folder is None:
-        own = recipe.model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-        raise InputError(
-            f"model.context_length: {length} is for Hugging Face text towers; the native one of {recipe.name} has "
-            f"learnt a position for each of its {own} tokens, and resizing those comes later; leave the key out"
-        )
-    check_context(length, textencoder.read_config(recipe.text_folder, "model.name"), f"model.name: {recipe.name}")
-    model_cfg = deepcopy(recipe.model_cfg)
-    model_cfg["text_cfg"]["context_length"] = length
-    return replace(recipe, model_cfg=model_cfg)
+def _sized(recipe: Recipe, config: ModelConfig) -> Recipe:
+    """The recipe with the sizes of the config, or else of the run whose weights it starts from."""
+    source, own = recipe.source, Sizes()
+    if isinstance(source, sources.RunWeights) and is_run(source.path):
+        own = sizes_of(peek_state(source.path)["model"]["model_cfg"])
+    size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    wanted = Sizes(size or own.image_size, config.context_length or own.context_length)
+    if wanted.context_length is not None and recipe.text_folder is not None:
+        encoder = textencoder.read_config(recipe.text_folder, "model.name")
+        check_context(wanted.context_length, encoder, f"model.name: {recipe.name}")
+    return replace(recipe, sizes=wanted)
 
 
 def _text_folder(model_cfg: dict[str, Any], what: str) -> Path | None:
@@ -211,9 +252,12 @@ def _text_folder(model_cfg: dict[str, Any], what: str) -> Path | None:
 
 
 def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The config with its two Hugging Face names made folders of today: an export may have moved since."""
+    """The config with its folders made those of today: an export may have moved since."""
     model_cfg, notes = deepcopy(model_cfg), []
-    text_cfg = model_cfg["text_cfg"]
+    text_cfg, vision_cfg = model_cfg["text_cfg"], model_cfg["vision_cfg"]
+    timm_name = str(vision_cfg.get("timm_model_name", ""))
+    if timm_name.startswith(LOCAL_DIR) and (folder / TIMM_FOLDER / textencoder.CONFIG).is_file():
+        vision_cfg["timm_model_name"] = f"{LOCAL_DIR}{(folder / TIMM_FOLDER).resolve()}"
     if name := text_cfg.get("hf_model_name"):
         found = _resolve(name, folder, lambda path: (path / textencoder.CONFIG).is_file())
         text_cfg["hf_model_name"] = found

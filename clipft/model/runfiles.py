@@ -96,6 +96,14 @@ def open_checkpoint(path: Path, which: Which | None = None) -> Checkpoint:
     return Checkpoint(run, folder, load_config(run / CONFIG, need_data=False).config, state)
 
 
+def peek_state(path: Path) -> dict[str, Any]:
+    """The content of state.json of the checkpoint that `open_checkpoint` would take, its weights neither read nor
+    verified.
+    """
+    folder = path if path.is_dir() else path.parent
+    return _read_json((folder if (folder / STATE).is_file() else _choose(folder, None)) / STATE)
+
+
 def verify(folder: Path, hashed: tuple[str, ...] = (WEIGHTS, OPTIMIZER, STATE)) -> None:
     """Check a checkpoint's files against its COMMIT.json: all sizes, and the sha256 of those in `hashed`.
 

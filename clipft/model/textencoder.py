@@ -1,6 +1,6 @@
 """Hugging Face text encoders: which folder holds one, what its config says, its own pretrained weights.
 
-Only the types that `towers.py` knows are let in; the others come later and are refused by name.
+Only the types that `families/` knows are let in; the others are refused by name.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from clipft.errors import InputError
+from clipft.model.families.common import HUGGING_FACE_TYPES
 from clipft.model.hub import fetch, fetch_beside
 from clipft.model.names import listed
-from clipft.model.towers import HUGGING_FACE_TYPES
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -67,7 +67,7 @@ def tokenizer_folder(name: str, what: str) -> Path:
 
 
 def read_config(folder: Path, what: str) -> Any:
-    """The encoder's transformers config; a type that comes later is refused by name."""
+    """The encoder's transformers config; a type of no known family is refused by name."""
     require_transformers(what)
     try:
         raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def read_config(folder: Path, what: str) -> Any:
     kind = raw.get("model_type") if isinstance(raw, dict) else None
     if kind not in HUGGING_FACE_TYPES:
         raise InputError(
-            f"{what}: a text encoder of type {kind!r} ({folder / CONFIG}, model_type) is not supported yet; "
+            f"{what}: a text encoder of type {kind!r} ({folder / CONFIG}, model_type) is not supported; "
             f"those of type {', '.join(HUGGING_FACE_TYPES)} are"
         )
     from transformers import AutoConfig
@@ -84,10 +84,15 @@ def read_config(folder: Path, what: str) -> Any:
     return AutoConfig.from_pretrained(folder)
 
 
-def most_tokens(config: Any) -> int:
-    """How many tokens the encoder has positions for; RoBERTa counts its own from the padding index on."""
+def most_tokens(config: Any) -> int | None:
+    """How many tokens the encoder has positions for, None where they are relative and it takes any number.
+
+    RoBERTa counts its own from the padding index on.
+    """
+    if config.model_type == "mt5":
+        return None
     positions = int(config.max_position_embeddings)
-    return positions if config.model_type == "bert" else positions - int(config.pad_token_id) - 1
+    return positions - int(config.pad_token_id) - 1 if config.model_type.endswith("roberta") else positions
 
 
 def load_encoder(folder: Path, name: str, *, with_pooler: bool, what: str) -> tuple[nn.Module, tuple[str, ...]]:
@@ -103,18 +108,20 @@ def load_encoder(folder: Path, name: str, *, with_pooler: bool, what: str) -> tu
         folder = fetch(name, _WEIGHTS[:2], what=what, instead=instead).parent
     from transformers import AutoModel
 
+    whole = bool(read_config(folder, what).is_encoder_decoder)  # then the encoder is half of it
     try:
         with quiet_transformers():
             encoder, info = AutoModel.from_pretrained(
                 folder,
-                add_pooling_layer=with_pooler,
                 dtype=torch.float32,  # else half-precision files stay so
                 local_files_only=True,
                 output_loading_info=True,
+                **({} if whole else {"add_pooling_layer": with_pooler}),
             )
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         raise InputError(f"{what}: the weights in {folder} do not load: {_first_line(error)}") from None
-    if missing := sorted(info["missing_keys"]):
+    encoder = encoder.encoder if whole else encoder
+    if missing := sorted(key for key in info["missing_keys"] if not (whole and key.startswith("decoder."))):
         raise InputError(
             f"{what}: the weights in {folder} lack {len(missing)} tensors of the encoder: {listed(missing)}; {instead}"
         )

@@ -1,6 +1,7 @@
-"""A tower: its parts by name, its sizes, and its way from inputs to features. Which family it is of, `towers.py` knows.
+"""A tower: its parts by name, its sizes, and its way from inputs to features, which can be cut at any block.
 
-In the comments on shapes B is rows, L tokens, W the tower's width and D the shared width.
+Which family a tower is of, `towers.py` and `families/` know. In the comments on shapes B is rows, L tokens, W the
+tower's width and D the shared width.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from clipft.errors import InputError
 from clipft.model.facts import TowerFacts
 
 FIXED, NOT_IN_LOSS = "fixed by the model", "not in the loss"  # rules that no key asks for
+DECODER = "text_decoder"  # where CoCa keeps what captions images
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class Layout:
         return tuple(part for part in parts if part.names)
 
 
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """What one block hands to the next: all that the rest of the tower needs.
+
+    Args:
+        x: tokens (B, L, W) of a transformer, maps (B, C, H, W) or (B, H, W, C) of a staged network.
+        tokens: (B, L) the text's token numbers, which masks and pooling are told from; None in an image tower.
+        positions: what every block's attention adds, made once below (mT5's relative positions, from its block 0;
+            rotary ones); None elsewhere.
+    """
+
+    x: Tensor
+    tokens: Tensor | None = None
+    positions: Tensor | None = None
+
+
 class Tower(ABC):
     """One tower of a model: its parts by name, its sizes, and its way from inputs to features.
 
@@ -65,7 +83,8 @@ class Tower(ABC):
         layout: where the parts are.
         facts: the sizes.
         dropout: share of the pooled feature that is dropped in training, before the projection.
-        untrained: parameters that cannot train, whatever the keys say, each with the rule that says why.
+        untrained: parameters that the family's loss cannot reach, each with the rule that says why. Those that
+            open_clip built without gradient (CLIPA's positions) are found here.
     """
 
     def __init__(
@@ -81,16 +100,18 @@ class Tower(ABC):
         self.name = name
         self.family = facts.family
         self.backbone_prefix = layout.prefix
+        self.block_paths = layout.blocks
         parameters = dict(model.named_parameters())
         self.parts = layout.parts(parameters)
         self.depth = facts.depth
-        self.width = facts.width
+        self.pooled_width = facts.pooled_width
         self.embed_dim = facts.embed_dim
-        self.untrained = dict(untrained)
+        fixed = {n: FIXED for part in self.parts for n in part.names if not parameters[n].requires_grad}
+        self.untrained = {**fixed, **untrained}
         self._facts = facts
         self._groups = {name: part.group for part in self.parts for name in part.names}
         self._backbone = tuple(n for n in parameters if self._groups.get(n, "projection") != "projection")
-        self.tables = frozenset(n for n in self._backbone if self._groups[n] == "embeddings" and _is_table(model, n))
+        self.tables = frozenset(n for n in self._backbone if _is_table(model, n))
         self.dropout = nn.Dropout(dropout).train(model.training)
         model.add_module(dropout_name(name), self.dropout)
 
@@ -120,12 +141,41 @@ class Tower(ABC):
         return self._facts
 
     @abstractmethod
-    def pool(self, inputs: Tensor) -> Tensor:
-        """Images (B, 3, H, W) or tokens (B, L) to one feature a row (B, W)."""
+    def embed(self, inputs: Tensor) -> Hidden:
+        """Images (B, 3, H, W) or token numbers (B, L) to what block 0 takes."""
+
+    @abstractmethod
+    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
+        """Blocks `start` to `stop` - 1."""
+
+    @abstractmethod
+    def finish(self, hidden: Hidden) -> Tensor:
+        """What the last block gives to one feature a row (B, W): norm and pooling."""
 
     @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
         """Pooled features (B, W) into the shared space (B, D), not normalised."""
+
+    @abstractmethod
+    def resize(self, size: int | tuple[int, int]) -> str:
+        """Give the model positions for another image size in pixels, or another number of tokens; a tower made
+        before does not know, so make it anew. Returns what to say, if anything.
+
+        Raises:
+            InputError: the family has no way to, or not to this size.
+        """
+
+    def prefix(self, inputs: Tensor, cut: int) -> Hidden:
+        """Inputs to what block `cut` takes: embeddings and the first `cut` blocks, 0 to depth."""
+        return self.through(self.embed(inputs), 0, cut)
+
+    def suffix(self, hidden: Hidden, cut: int) -> Tensor:
+        """The rest of the tower: what block `cut` takes to features (B, D), not normalised."""
+        return self.project(self.drop(self.finish(self.through(hidden, cut, self.depth))))
+
+    def pool(self, inputs: Tensor) -> Tensor:
+        """Images (B, 3, H, W) or token numbers (B, L) to one feature a row (B, W)."""
+        return self.finish(self.prefix(inputs, self.depth))
 
     def drop(self, pooled: Tensor) -> Tensor:
         """The tower's dropout on pooled features, in training only, whether the parts around it are frozen or not."""
@@ -133,12 +183,17 @@ class Tower(ABC):
         return dropped
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """Features in the shared space (B, D), not normalised; in evaluation mode open_clip's own to the bit."""
+        """Features in the shared space (B, D), not normalised: open_clip's own in evaluation mode.
+
+        Equal to the bit, but where open_clip pools and projects in one call (RN50): there to float precision.
+        """
         return self.project(self.drop(self.pool(inputs)))
 
 
 def owners(model: nn.Module, image: Tower, text: Tower) -> dict[str, tuple[str, str]]:
-    """For each parameter of the model, in its order, the one tower (image, text or heads) and group it belongs to.
+    """For each parameter of the model, in its order, the one tower and group it belongs to.
+
+    A tower is image, text, heads (`logit_scale`, `logit_bias`, a classifier) or decoder (CoCa's).
 
     Raises:
         InputError: a parameter belongs to none.
@@ -151,6 +206,8 @@ def owners(model: nn.Module, image: Tower, text: Tower) -> dict[str, tuple[str, 
             found[name] = of_towers[name]
         elif head in ("logit_scale", "logit_bias", "classifier"):
             found[name] = ("heads", head)
+        elif head == DECODER:
+            found[name] = ("decoder", "decoder")
         else:
             without.append(name)
     if without:
@@ -167,9 +224,12 @@ def dropout_name(tower: str) -> str:
 
 
 def _is_table(model: nn.Module, name: str) -> bool:
-    """Whether an embedding parameter is looked up or added as it stands (tokens, positions, a class token)."""
+    """Whether a backbone's parameter is looked up, added or multiplied as it stands, not a matrix that maps.
+
+    Token, position and class embeddings, relative position tables, a pool's query, layer scales.
+    """
     owner = model.get_submodule(name.rpartition(".")[0])
-    return isinstance(owner, nn.Embedding) or not isinstance(owner, (nn.Linear, nn.Conv2d))
+    return isinstance(owner, nn.Embedding) or not name.endswith("weight")
 
 
 def _is_under(name: str, paths: tuple[str, ...]) -> bool:

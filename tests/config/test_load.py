@@ -235,7 +235,7 @@ def test_wrong_data(data: str, sentence: str) -> None:
 def test_missing_sections_have_no_line() -> None:
     assert mistakes("optim: {lr: 1e-5}") == (
         "x.yaml has 2 mistakes:\n"
-        "  x.yaml: model: is missing; expected keys such as name, pretrained, context_length\n"
+        "  x.yaml: model: is missing; expected keys such as name, pretrained, image_size\n"
         "  x.yaml: data: is missing; expected keys such as train, val, templates"
     )
 

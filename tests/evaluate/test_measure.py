@@ -158,7 +158,7 @@ def test_the_loss_is_told_which_rows_show_one_image(clip: ClipModel, tiny_photos
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_classifier_is_measured_by_itself_alone(clip: ClipModel, tiny_photos: Path, pooled: bool) -> None:
     rows = read_source(FolderSource(folder=str(tiny_photos)), {})
-    width = clip.image.width if pooled else clip.image.embed_dim
+    width = clip.image.pooled_width if pooled else clip.image.embed_dim
     clip.model.classifier = Classifier(3, width, cosine=False, bias=True)
     found = figures(clip, rows, pooled=pooled)
     assert set(found.figures()) == set(figure_names(rows, classifier=True, loss=False))
@@ -173,7 +173,9 @@ def test_a_classifier_is_measured_by_itself_alone(clip: ClipModel, tiny_photos: 
 def test_a_classifier_can_be_measured_by_texts_too(clip: ClipModel, tiny_photos: Path, pooled: bool) -> None:
     rows = read_source(FolderSource(folder=str(tiny_photos)), {})
     plain = figures(clip, rows)
-    clip.model.classifier = Classifier(3, clip.image.width if pooled else clip.image.embed_dim, cosine=False, bias=True)
+    clip.model.classifier = Classifier(
+        3, clip.image.pooled_width if pooled else clip.image.embed_dim, cosine=False, bias=True
+    )
     alone = figures(clip, rows, pooled=pooled, loss=weights_of_rows)
     both = figures(clip, rows, pooled=pooled, texts_too=True, loss=weights_of_rows)
     assert both.figures() == plain.figures() | alone.figures()

@@ -243,14 +243,15 @@ def test_unknown_timm_names_are_answered_with_the_nearest(bert: Path) -> None:
         build_meta(encoders("tf_eficientnet_lite0", bert, embed_dim=16))
     with pytest.raises(InputError, match=r"test_vit has no weights in22k; timm knows test_vit.r160_in1k"):
         build_meta(encoders("test_vit.in22k", bert, embed_dim=16))
-    assert build_meta(encoders("test_vit.r160_in1k", bert, embed_dim=16)).image.width == 64
+    assert build_meta(encoders("test_vit.r160_in1k", bert, embed_dim=16)).image.pooled_width == 64
 
 
-@pytest.mark.parametrize("kind", ["distilbert", "mt5", "m2m_100"])
+@pytest.mark.parametrize("kind", ["distilbert", "t5", "deberta-v2"])
 def test_text_encoders_of_other_types_are_refused_by_name(tmp_path: Path, kind: str) -> None:
     (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
     with pytest.raises(
-        InputError, match=rf"a text encoder of type '{kind}' .* those of type bert, roberta, xlm-roberta are"
+        InputError,
+        match=rf"a text encoder of type '{kind}' .* those of type bert, roberta, xlm-roberta, mt5, m2m_100 are",
     ):
         build_meta(encoders("test_vit", tmp_path, embed_dim=16))
 

@@ -1,137 +1,20 @@
-"""Towers: whose each parameter is, and that the way from inputs to features is open_clip's own to the bit."""
+"""Towers: names inside the backbone, dropout, what cannot train, sizes. Each family by itself: test_model_families."""
 
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 from freeze_models import BERT, VIT, custom, hugging_face_text, native, on_meta, plan_of, timm_image
+from tiny_families import images, tokens
 from torch import nn
 
 from clipft.errors import InputError
-from clipft.model.freeze import apply_plan, set_modes
-from clipft.model.tower import Tower, owners
+from clipft.model.freeze import set_modes
+from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
-
-ROBERTA = BERT | {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1}
-FAMILIES = (
-    "native, class token",
-    "native, mean of patches",
-    "native, norm after pooling, both ways, last token",
-    "native, linear text projection",
-    "native, no text projection",
-    "native, quick gelu and custom blocks",
-    "native image, hf bert",
-    "timm vit, class token",
-    "timm vit, own head as projection",
-    "timm vit, native text",
-    "timm efficientnet, mlp",
-    "timm efficientnet, no projection",
-    "timm resnet",
-    "timm convnext",
-    "hf pooler",
-    "hf first token, no projection",
-    "hf roberta, mlp",
-)
-
-
-def build(family: str, folder: Path) -> nn.Module:
-    bert = hugging_face_text(folder)
-    match family:
-        case "native, class token":
-            return native()
-        case "native, mean of patches":
-            return native(vision={"pool_type": "avg", "no_ln_pre": True})
-        case "native, norm after pooling, both ways, last token":
-            return native(vision={"final_ln_after_pool": True}, text={"no_causal_mask": True, "pool_type": "last"})
-        case "native, linear text projection":
-            return native(text={"proj_bias": True, "pool_type": "eos", "eos_id": 99})
-        case "native, no text projection":
-            return native(text={"proj_type": "none", "width": 24})
-        case "native, quick gelu and custom blocks":
-            return native(vision={"qk_norm": True, "ls_init_value": 0.1}, quick_gelu=True)
-        case "native image, hf bert":
-            return custom(VIT, bert)
-        case "timm vit, class token":
-            return custom(timm_image("test_vit", timm_pool="token", timm_proj="linear"), bert)
-        case "timm vit, own head as projection":
-            return custom(timm_image("test_vit", timm_pool="token", timm_proj=""), bert)
-        case "timm vit, native text":
-            return native(vision=timm_image("test_vit2"))
-        case "timm efficientnet, mlp":
-            return custom(timm_image("test_efficientnet", timm_proj="mlp"), bert)
-        case "timm efficientnet, no projection":
-            return custom(timm_image("test_efficientnet", timm_proj="none"), bert, embed_dim=256)
-        case "timm resnet":
-            return custom(timm_image("test_resnet", timm_proj_bias=True), bert)
-        case "timm convnext":
-            return custom(timm_image("test_convnext"), bert)
-        case "hf pooler":
-            return custom(VIT, hugging_face_text(folder, pooler="cls_pooler"))
-        case "hf first token, no projection":
-            text = hugging_face_text(folder, pooler="cls_last_hidden_state_pooler", hf_proj_type=None)
-            return custom(VIT, text, embed_dim=32)
-        case "hf roberta, mlp":
-            return custom(VIT, hugging_face_text(folder, ROBERTA, hf_proj_type="mlp"))
-    raise ValueError(family)
-
-
-def images(model: nn.Module) -> torch.Tensor:
-    size = model.visual.image_size
-    height, width = size if isinstance(size, tuple) else (size, size)
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def tokens() -> torch.Tensor:
-    ids = torch.randint(2, 98, (3, 16), generator=torch.Generator().manual_seed(2))
-    ids[:, 9] = 99  # the end, for those that look for it
-    ids[1, 10:] = 0
-    return ids
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_features_are_those_of_open_clip_to_the_bit(family: str, tmp_path: Path) -> None:
-    model = build(family, tmp_path)
-    image, text = towers_of(model)
-    x, ids = images(model), tokens()
-    with torch.no_grad():
-        assert torch.equal(image.encode(x), model.encode_image(x))
-        assert torch.equal(text.encode(ids), model.encode_text(ids))
-        assert image.pool(x).shape == (2, image.width)
-        assert image.encode(x).shape == (2, image.embed_dim)
-        assert text.pool(ids).shape == (3, text.width)
-        assert text.encode(ids).shape == (3, text.embed_dim)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_parameter_belongs_to_exactly_one_part(family: str, tmp_path: Path) -> None:
-    """P12: text parts at the root, timm and Hugging Face parameters all have one owner."""
-    model = build(family, tmp_path)
-    image, text = towers_of(model)
-    names = [name for name, _ in model.named_parameters()]
-    of_parts = Counter(name for tower in (image, text) for part in tower.parts for name in part.names)
-    assert set(of_parts.values()) == {1}
-    heads = {name for name, (tower, _) in owners(model, image, text).items() if tower == "heads"}
-    assert set(of_parts) | heads == set(names)
-    assert heads == {"logit_scale"}
-    assert list(owners(model, image, text)) == names
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_can_train_gets_a_gradient(family: str, tmp_path: Path) -> None:
-    """P17: with nothing frozen no trainable parameter is left without gradient, and the rest says why."""
-    model = build(family, tmp_path)
-    image, text = towers_of(model)
-    plan = plan_of(model)
-    apply_plan(model, plan)
-    set_modes(model, plan, training=True)
-    (image.encode(images(model)).square().mean() + text.encode(tokens()).square().mean()).backward()
-    without = {p.name for p in plan.trainable if model.get_parameter(p.name).grad is None}
-    assert without == {"logit_scale"}
 
 
 def test_parts_come_in_the_order_that_data_meets_them(tmp_path: Path) -> None:
@@ -169,31 +52,6 @@ def test_depth_counts_blocks_and_stages_only() -> None:
     assert (image.depth, text.depth) == (12, 12)
     convnext, _ = towers_of(on_meta("convnext_base_w"))
     assert convnext.depth == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("RN50", "ModifiedResNet"),
-        ("coca_ViT-B-32", "CoCa"),
-        ("ViT-B-16-SigLIP", "attention pool"),
-        ("EVA02-B-16", "Eva"),
-        ("MobileCLIP2-S0", "FastVit"),
-        ("swin_base_patch4_window7_224", "SwinTransformer"),
-        ("vit_relpos_medium_patch16_cls_224", "VisionTransformerRelPos"),
-    ],
-)
-def test_families_that_come_later_are_refused_by_name(name: str, family: str) -> None:
-    with pytest.raises(InputError, match=f"{family}.* not supported yet"):
-        towers_of(on_meta(name))
-
-
-def test_a_text_tower_of_its_own_is_refused() -> None:
-    model = open_clip.CustomTextCLIP(
-        24, VIT, {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
-    )
-    with pytest.raises(InputError, match="the text tower is a TextTransformer of its own, which is not supported yet"):
-        towers_of(model)
 
 
 def test_a_parameter_without_owner_is_an_error() -> None:

@@ -43,6 +43,7 @@ ViT-B-32 · 151,277,313 parameters · shared space of 512
  total         87,849,216                    63,428,096
 
  logit_scale   2.659, exp 14.29 · initial value, weights bring their own
+ exports       open_clip, pt, hf
 """
 
 
@@ -86,4 +87,5 @@ def test_staged_network_and_bert_without_projection(tmp_path: Path) -> None:
     assert "projection none none" in lines
     assert "attention - both ways" in lines
     assert "logit_bias -10" in lines
+    assert "exports open_clip, pt" in lines
     assert not any("initial" in line for line in lines)

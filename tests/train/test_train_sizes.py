@@ -1,0 +1,87 @@
+"""A run at another image size and context length: saved with the weights, taken up by another run, exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import yaml
+from test_train_families import write_base
+from train_runs import Write, go
+
+from clipft.config.load import load_config
+from clipft.errors import InputError
+from clipft.evaluate.target import open_target
+from clipft.export import export, load
+from clipft.model.build import build, build_meta
+from clipft.model.saved import load_saved
+from clipft.train.prepare import prepare
+
+
+@pytest.mark.parametrize("family", ["native, class token", "siglip", "timm convnext"])
+def test_sizes_go_with_the_weights(family: str, colour_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """P47: the new size is in the run, in the run that starts from it, and in what plain open_clip loads."""
+    base = write_base(family, tmp_path / "base")
+    own = json.loads((base / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]["image_size"]
+    size = 2 * own if own < 100 else 64
+    config: dict[str, Any] = {
+        "model": {"name": f"local-dir:{base}", "image_size": size, "image": {"freeze_layers": 1}},
+        "data": {"train": {"folder": str(colour_folder())}, "val": None, "workers": 0},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
+        "run": {"dir": str(tmp_path / "run")},
+    }
+    path = tmp_path / "first.yaml"
+    path.write_text(yaml.safe_dump(config))
+    run = go(path).folder
+    saved = load_saved(run, "last").clip
+    assert saved.image.describe().image_size == (size, size)
+
+    export(str(run), str(tmp_path / "out"))
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_image(x), saved.model.encode_image(x), atol=1e-6, rtol=0)
+    assert again.visual.preprocess_cfg["size"] in ((size, size), [size, size])
+
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    model, *_ = load(tmp_path / "moved")
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(x), saved.model.encode_image(x), atol=1e-6, rtol=0)
+
+    config["model"] |= {"image_size": None, "pretrained": str(run)}
+    path.write_text(yaml.safe_dump(config | {"run": {"dir": str(tmp_path / "second")}}))
+    second = load_config(path).config.model
+    assert build_meta(second).image.describe().image_size == (size, size)
+    after = build(second, seed=0).model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in saved.model.state_dict().items())
+
+
+def test_a_run_with_fewer_words(write: Write) -> None:
+    path = write(train={"epochs": 1})
+    finished = go(path, "model.context_length=8")
+    clip = open_target(str(finished.folder)).clip
+    assert clip.tokenizer(["a dog"]).shape == (1, 8)
+    assert clip.model.positional_embedding.shape[0] == 8
+
+
+def test_what_cannot_be_resized_is_refused_before_any_weight(write: Write) -> None:
+    with pytest.raises(InputError, match=r"model.image_size: 40 does not divide .* write 32"):
+        prepare(load_config(write(), ("model.image_size=40",)).config)
+
+
+def test_a_model_without_pooling_is_refused(write: Write) -> None:
+    vision = {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "pool_type": "none"}
+    with pytest.raises(InputError, match=r"its image tower has no pooling \(pool_type: none\)"):
+        prepare(load_config(write(cfg={"vision_cfg": vision})).config)
+
+
+def test_a_captioning_loss_is_refused(write: Write) -> None:
+    """P26: a run for captions would be a contrastive one in disguise."""
+    with pytest.raises(InputError, match=r"loss.type: caption: a captioning loss is not built; CoCa trains"):
+        load_config(write(), ("loss.type=caption",))
