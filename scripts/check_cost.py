@@ -17,6 +17,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,9 +155,12 @@ def _captions(rows: int) -> list[str]:
 
 
 def describe_machine(device: str) -> str:
-    """Processor or GPU, cores and versions: what figures hang on."""
-    where = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    """Processor, or GPU, and torch's version in one line."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return f"{torch.cuda.get_device_name() if device == 'cuda' else processor}; torch {torch.__version__}"
 
 
 def _parser() -> argparse.ArgumentParser:
