@@ -14,6 +14,7 @@ from clipft.errors import ClipftError, InputError
 
 if TYPE_CHECKING:
     from clipft.config.load import Loaded
+    from clipft.config.source_schema import Source
     from clipft.train.prepare import PlanReport
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ class Layout(Enum):
 
     open_clip = "open_clip"
     pt = "pt"
+    hf = "hf"
 
 
 TOPICS = (
@@ -71,6 +73,25 @@ TOPICS = (
     "strategies",
 )
 """What `inspect --explain` explains; the texts are in `report/explain`, which needs torch."""
+
+
+class MapMethod(Enum):
+    """How to lay out a map."""
+
+    auto = "auto"
+    pca = "pca"
+    tsne = "tsne"
+    umap = "umap"
+
+
+Data = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
+    ),
+]
 
 Which = Annotated[
     Optional[Checkpoint],  # noqa: UP045
@@ -168,9 +189,9 @@ def freeze_report(
     config: ConfigFile,
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all", help="List every parameter: name, shape, state, rule.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and the cost as JSON.")] = False,
 ) -> None:
-    """Show what a config trains, and why, without loading weights.
+    """Show what a config trains, why, and what a step costs, without loading weights.
 
     Example: clipft freeze-report configs/handclip.yaml --set model.image.freeze_layers=8
     """
@@ -185,15 +206,15 @@ def freeze_report(
     from clipft.train.prepare import report_plan
 
     with loaded.places():
-        report = report_plan(loaded.config)
+        report = report_plan(loaded.config, with_cost=as_json or not every)
     if as_json:
-        typer.echo(json.dumps(report.plan.to_json(), indent=1))
+        typer.echo(json.dumps(report.to_json(), indent=1))
         return
     console = result()
     if every:
         print_every_parameter(report.plan, console)
         return
-    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name)
+    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name, cost=report.cost)
     for note in (*loaded.notes, *report.notes):
         console.print(f" note     {note}", markup=False, highlight=False)
 
@@ -299,7 +320,7 @@ def inspect(
 def _report_plan(loaded: Loaded) -> PlanReport:
     from clipft.train.prepare import report_plan  # it takes a while, and only a config needs it
 
-    return report_plan(loaded.config)
+    return report_plan(loaded.config, with_cost=False)
 
 
 def _refuse(*rules: tuple[bool, str]) -> None:
@@ -325,14 +346,7 @@ def evaluate(
     target: Annotated[
         str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure; of a CONFIG, its base.")
     ],
-    data: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--data",
-            metavar="SOURCE",
-            help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
-        ),
-    ] = None,
+    data: Data = None,
     which: Which = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the base beside the tuned model.")] = True,
     batch_size: BatchSize = 64,
@@ -348,13 +362,7 @@ def evaluate(
     """
     import json
 
-    from clipft.config.load import load_config
-    from clipft.data.sources import parse_data_option
-
-    source = None if data is None else parse_data_option(data)
-    path = Path(target).expanduser()
-    if path.suffix in (".yaml", ".yml") and path.is_file():  # its mistakes are told before torch is imported
-        load_config(path, need_data=source is None)
+    source = _source(target, data)
 
     from clipft.evaluate.compare import evaluate_target
     from clipft.report.console import result, say
@@ -379,6 +387,99 @@ def evaluate(
         typer.echo(json.dumps(evaluation.to_json(), indent=1))
     else:
         result().print(evaluation_table(evaluation))
+
+
+def _source(target: str, data: str | None) -> Source | None:
+    """What --data names; a config's mistakes are told before torch is imported."""
+    from clipft.config.load import load_config
+    from clipft.data.sources import parse_data_option
+
+    source = None if data is None else parse_data_option(data)
+    path = Path(target).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        load_config(path, need_data=source is None)
+    return source
+
+
+@app.command()
+def embed(
+    target: Annotated[
+        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="The model; of a CONFIG, its base.")
+    ],
+    data: Data = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Keep the features: .safetensors or .parquet.")
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="FILE", help="Draw them as a map: .html (to point at) or .png (a picture)."),
+    ] = None,
+    method: Annotated[
+        MapMethod | None,
+        typer.Option("--method", help="Beside PCA: tsne or umap; auto takes what is installed; pca is PCA alone."),
+    ] = None,
+    which: Which = None,
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Put the base beside the tuned model.")] = True,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    precision: ComputeIn = Precision.auto,
+) -> None:
+    """Write the features of images and texts, and draw them as a map, the base beside the tuned model.
+
+    A table's columns are named: table:FILE,image=COLUMN,caption=COLUMN,label=COLUMN,split=COLUMN=VALUE
+
+    Example: clipft embed runs/handclip --data folder:my/test --out vectors.safetensors --plot map.html
+    """
+    from clipft.embed.methods import choose_methods
+    from clipft.embed.outfile import check_out, write_whole
+
+    if out is None and plot is None:
+        raise InputError("--out, --plot: name at least one: --out vectors.safetensors, or --plot map.html")
+    if method is not None and plot is None:
+        raise InputError("--method: is how a map is drawn; add --plot map.html")
+    vectors = None if out is None else check_out(out, "--out", (".safetensors", ".parquet"))
+    picture = None if plot is None else check_out(plot, "--plot", (".html", ".png"))
+    methods = () if picture is None else choose_methods((method or MapMethod.auto).value)
+    source = _source(target, data)
+
+    from clipft.embed.features import embed_target, figures
+    from clipft.embed.maps import draw_map
+    from clipft.embed.vectors import checks, write_vectors
+    from clipft.report.console import result, say
+    from clipft.report.embed_view import embed_view, shapes
+    from clipft.report.map_file import thumbnails_for, write_map
+    from clipft.report.progress import show_progress, show_work
+    from clipft.train.precision import choose_device, choose_precision
+
+    place = choose_device(device, "--device")
+    chosen = choose_precision(precision.value, place, "--precision")
+    say(chosen.notes)
+    embeddings = embed_target(
+        target,
+        source,
+        which=which.value if which else None,
+        device=place,
+        autocast=lambda: chosen.autocast(place),
+        precision=chosen.name,
+        batch_size=batch_size,
+        with_base=base,
+        check=checks(vectors),
+        thumbnails=thumbnails_for(picture),
+        watch=show_progress,
+    )
+    measured = {side: figures(embeddings, side) for side in embeddings.sides}
+    written: list[tuple[Path, str]] = []
+    notes: tuple[str, ...] = ()
+    if vectors is not None:
+        write_whole(vectors, lambda path: write_vectors(embeddings, path))
+        written.append((vectors, shapes(embeddings)))
+    if picture is not None:
+        with show_work("laying out the map"):
+            drawn = draw_map(embeddings, methods)
+        content, more = write_whole(picture, lambda path: write_map(embeddings, drawn, measured, path))
+        written.append((picture, content))
+        notes = (*drawn.notes, *more)
+    result().print(embed_view(embeddings, measured, written, notes))
 
 
 @app.command()
@@ -452,12 +553,13 @@ def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
     out: Annotated[str, typer.Option("--out", help="The folder to write (with --to pt also a .pt file).")],
     to: Annotated[
-        Layout, typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict.")
+        Layout,
+        typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict; hf: for transformers."),
     ] = Layout.open_clip,
     which: Which = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
 ) -> None:
-    """Write a run's model so that plain open_clip loads it.
+    """Write a run's model so that plain open_clip, or transformers, loads it.
 
     Example: clipft export runs/handclip --out handclip-model
     """

@@ -1,4 +1,6 @@
-"""Imports in clipft point one way: cli -> train -> evaluate, export, predict, report -> model, data -> config, errors.
+"""Imports in clipft point one way.
+
+cli -> train -> evaluate, embed, export, predict, report -> model, data -> config, errors.
 
 Run it from the repository's root: it prints each import that goes against this and exits 1, or says that all is well.
 It reads the source with `ast` and imports nothing, so that it needs no torch.
@@ -16,6 +18,7 @@ LAYERS: Mapping[str, int] = {
     "cli": 0,
     "train": 1,
     "evaluate": 2,
+    "embed": 2,
     "export": 2,
     "predict": 2,
     "report": 2,
@@ -35,7 +38,9 @@ ENTRANCES = frozenset({"clipft", "clipft.__main__"})
 LIGHT_ROOMS = frozenset({"config", "errors"})
 """Without torch wherever they are used; `cli` is so at its top: a config error must answer in half a second."""
 
-HEAVY = frozenset({"torch", "torchvision", "open_clip", "timm", "transformers", "pyarrow", "pandas"})
+HEAVY = frozenset(
+    {"torch", "torchvision", "open_clip", "timm", "transformers", "pyarrow", "pandas", "matplotlib", "sklearn", "umap"}
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typer.main import get_command
 from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "predict", "export")
+COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "embed", "predict", "export")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -39,7 +39,7 @@ def typed(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.perf_counter() - started
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",)])
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",), ("embed", "x")])
 def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...]) -> None:
     """P69: help and a config's mistakes are told at once."""
     done, seconds = typed(*words)
@@ -87,10 +87,23 @@ def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
     code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--json")
     plan = json.loads(out)
     assert code == 0
-    assert plan.keys() == {"model", "lines", "parameters", "totals"}
+    assert plan.keys() == {"model", "lines", "parameters", "totals", "cost"}
     assert plan["totals"] == {"parameters": 151_277_313, "trainable": 14_832_641}
     assert plan["parameters"][0].keys() == {"name", "tower", "group", "shape", "numel", "trainable", "rule", "lr"}
     assert plan["lines"]["image"].startswith("froze embeddings + first 10/12 blocks (125 of 151 tensors")
+    cost = plan["cost"]
+    assert cost.keys() == {"batch_size", "rows_at_once", "precision", "bytes", "flops"}
+    assert cost["bytes"].keys() == {"weights", "gradients", "optimizer", "activations", "peak"}
+    assert cost["bytes"]["weights"] == 4 * 151_277_313
+    assert cost["flops"]["forward"] < cost["flops"]["everything"]["forward"]
+
+
+def test_freeze_report_says_what_a_step_costs(run: Run) -> None:
+    sets = [word for key in ("batch_size=8", "device=cpu", "precision=fp32") for word in ("--set", f"train.{key}")]
+    code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", *sets)
+    assert code == 0
+    assert re.search(r"activations \d+ MB at batch 8 in fp32 · peak \d+ MB", out)
+    assert re.search(r"\d+ GFLOP forward · \d+ GFLOP backward\n +26\.\d % of the \d+ GFLOP of training everything", out)
 
 
 def test_freeze_report_says_which_keys_an_override_cleared(run: Run) -> None:
@@ -155,6 +168,12 @@ def test_train_evaluate_predict_and_export(
     assert len(out.splitlines()) > 12
     code, out, _ = run("predict", "runs/tiny", "--query", "a red square", "--data", tiny_photos, "--json")
     assert [set(found) for found in json.loads(out)] == [{"image", "cosine"}] * 3
+    vectors, picture = "out/vectors.safetensors", "out/map.html"
+    for _ in range(2):  # a second time over the first
+        code, out, _ = run("embed", "runs/tiny", "--out", vectors, "--plot", picture, "--method", "pca")
+        assert code == 0
+    assert "base and tuned: images 3 x 32, classes 3 x 32" in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"vectors.safetensors", "map.html"}
     code, out, _ = run("export", "runs/tiny", "--out", "exported")
     assert code == 0
     assert (tmp_path / "exported" / "open_clip_config.json").exists()
@@ -172,6 +191,10 @@ def test_train_evaluate_predict_and_export(
         (("evaluate", "nothing.yaml"), "does not exist"),
         (("evaluate", "x", "--data", "nonsense"), "folder:"),
         (("export", "nowhere", "--out", "y"), "nowhere"),
+        (("embed", "runs/none"), "name at least one: --out vectors.safetensors, or --plot map.html"),
+        (("embed", "runs/none", "--out", "v.npy"), "ends in .safetensors or .parquet, found 'v.npy'"),
+        (("embed", "runs/none", "--out", "v.safetensors"), "does not exist"),
+        (("embed", "runs/none", "--out", "v.safetensors", "--method", "pca"), "add --plot map.html"),
     ],
 )
 def test_mistakes_of_other_commands_are_sentences(run: Run, words: tuple[str, ...], message: str) -> None:
@@ -193,13 +216,13 @@ def test_an_unreadable_picture_is_named_and_the_others_answered(
     assert "bad.jpg" in err
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "embed", "predict"])
 def test_where_and_how_to_compute_is_refused_by_the_options_own_name(run: Run, tmp_path: Path, command: str) -> None:
     code, _, err = run(command, tmp_path, "a.jpg", "--precision", "banana")
     assert code == 2
     assert "--precision" in err
     assert "Traceback" not in err
-    words = ("a.jpg",) if command == "predict" else ()
+    words = {"predict": ("a.jpg",), "embed": ("--out", tmp_path / "v.safetensors")}.get(command, ())
     code, _, err = run(command, tmp_path, *words, "--device", "cuda:99")
     assert code == 2
     assert "--device: cuda:99 is not on this machine" in err

@@ -88,8 +88,8 @@ class ModelConfig(Section):
     name: str | None = None
     """An open_clip architecture (ViT-B-32), hf-hub:ORG/NAME, local-dir:PATH, or null with two encoders."""
     pretrained: str | None = None
-    """The weights: an open_clip tag, a .safetensors or .pt file, a clipft run or checkpoint;
-    null is random weights, or those of a hf-hub:, local-dir: or encoder."""
+    """The weights: an open_clip tag, a .safetensors or .pt file (open_clip's, or transformers' of CLIP or SigLIP, or
+    its folder), a clipft run or checkpoint; null is random weights, or those of a hf-hub:, local-dir: or encoder."""
     image_size: ImageSize | None = None
     """Pixels a side, or [height, width]; learnt positions are resampled. null keeps the model's own."""
     context_length: Annotated[int, Field(ge=4)] | None = None

@@ -8,16 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from clipft.config.schema import Config
 from clipft.config.source_schema import Source
-from clipft.data.names import some
-from clipft.data.rows import Rows
-from clipft.data.sources import read_source, read_splits, trained_on
-from clipft.errors import InputError
 from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, Watch, measure, unwatched
-from clipft.evaluate.target import Target, open_target
-from clipft.model.build import ClipModel, build
+from clipft.evaluate.sides import Asked, look_at_sides
+from clipft.model.build import ClipModel
 from clipft.model.saved import Which
 
 
@@ -83,68 +78,20 @@ def evaluate_target(
         with_base: whether to measure the base too, where it is known.
         watch: shows progress.
     """
-    target = open_target(name, which, need_data=data is None)
-    rows, notes = _rows(target, data)
-    templates, pooled, config = target.templates, target.pooled, target.config
 
-    def figures(clip: ClipModel) -> Measurement:
-        clip.model.to(device)
+    def figures(clip: ClipModel, asked: Asked) -> Measurement:
         return measure(
             clip,
-            rows,
-            templates=templates,
+            asked.rows,
+            templates=asked.templates,
             batch_size=batch_size,
             workers=workers,
             device=device,
             autocast=autocast,
-            pooled=pooled,
+            pooled=asked.pooled,
             texts_too=True,
             watch=watch,
         )
 
-    notes = (*target.notes, *rows.notes, *notes)
-    first, base_name = figures(target.clip), target.clip.base
-    if not target.tuned:
-        return Evaluation(name, base_name, first, None, notes)
-    del target  # two large models need not fit side by side
-    if config is None or not with_base:
-        return Evaluation(name, base_name, None, first, (*notes, *_why_no_base(config)))
-    base = build(config.model, config.run.seed)
-    return Evaluation(name, base.base, figures(base), first, notes)
-
-
-def _why_no_base(config: Config | None) -> tuple[str, ...]:
-    return (
-        () if config is not None else ("an exported model does not bring its base: evaluate the run for a comparison",)
-    )
-
-
-def _rows(target: Target, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
-    """The rows to measure on, their labels as the target numbers its classes, and what to say about them."""
-    notes: tuple[str, ...] = ()
-    config = target.config
-    if data is not None:
-        rows = read_source(data, target.class_names, "--data")
-        if config is not None and target.tuned:
-            notes = trained_on(rows, data, config.data, config.run.seed)
-    elif config is None:
-        raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
-    else:
-        splits = read_splits(config.data, config.run.seed)
-        if splits.val is None:
-            raise InputError("--data: the config has data.val: null; name some, such as --data folder:DIR")
-        rows, notes = splits.val, splits.warnings
-    return _aligned(rows, target, notes)
-
-
-def _aligned(rows: Rows, target: Target, notes: tuple[str, ...]) -> tuple[Rows, tuple[str, ...]]:
-    if rows.labels is None or not target.classes:
-        return rows, notes
-    strange = sorted(set(rows.classes) - set(target.classes))
-    if not strange or target.classifier is not None:
-        return rows.aligned(target.classes), notes  # refuses what a classifier has no output for (P60)
-    return rows, (
-        *notes,
-        f"{rows.name}: {len(strange)} of its {len(rows.classes)} classes are not the run's ({some(strange)}): "
-        "zero-shot among this data's own classes",
-    )
+    sides = look_at_sides(name, data, figures, which=which, device=device, with_base=with_base, classifier_too=True)
+    return Evaluation(name, sides.base_name, sides.base, sides.tuned, sides.notes)

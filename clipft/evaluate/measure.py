@@ -132,14 +132,17 @@ def measure(
         ClipftError: not one image could be read.
     """
     classifier: Classifier | None = getattr(clip.model, "classifier", None)
-    distinct, image_of = np.unique(rows.identities, return_index=True, return_inverse=True)[1:]
-    batches: Iterable[Batch] = eval_batches(
-        rows.take(distinct), clip.preprocess, batch_size=batch_size, workers=resolve_workers(workers)
-    )
-    batches = watch(batches, math.ceil(len(distinct) / batch_size))
-    pooled = pooled and classifier is not None
     by_texts = texts_too or classifier is None
-    seen = see(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
+    seen = encode_rows(
+        clip,
+        rows,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        autocast=autocast,
+        pooled=pooled and classifier is not None,
+        watch=watch,
+    )
     encode = Encode(clip, tuple(templates), device, autocast) if by_texts else None
 
     parts = list(parts_of(seen, encode, classifier))
@@ -160,6 +163,30 @@ def measure(
         prompts=tuple(prompt for part in parts for prompt in part.prompts),
         faults=seen.faults,
     )
+
+
+def encode_rows(
+    clip: ClipModel,
+    rows: Rows,
+    *,
+    batch_size: int,
+    workers: int | Literal["auto"],
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+    pooled: bool = False,
+    watch: Watch = unwatched,
+) -> Seen:
+    """The rows whose image can be read, each distinct image encoded once; the arguments are those of `measure`.
+
+    Raises:
+        ClipftError: not one image could be read.
+    """
+    distinct, image_of = np.unique(rows.identities, return_index=True, return_inverse=True)[1:]
+    batches: Iterable[Batch] = eval_batches(
+        rows.take(distinct), clip.preprocess, batch_size=batch_size, workers=resolve_workers(workers)
+    )
+    batches = watch(batches, math.ceil(len(distinct) / batch_size))
+    return see(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
 
 
 def _mean_loss(loss: BatchLoss, seen: Seen, part: Part, batch_size: int, device: torch.device) -> float:

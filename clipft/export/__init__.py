@@ -1,4 +1,4 @@
-"""A run's model as files that plain open_clip loads; `clipft.load` reads them, and runs, back."""
+"""A run's model as files that plain open_clip or transformers loads; `clipft.load` reads them, and runs, back."""
 
 from __future__ import annotations
 

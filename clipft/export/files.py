@@ -41,7 +41,7 @@ _TOKENIZER_FILES = (
 )
 
 
-def _state_dict(model: nn.Module) -> dict[str, Tensor]:
+def state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The open_clip model's own tensors: without the classifier, which it has no place for."""
     tensors = model.state_dict()
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if not name.startswith("classifier.")}
@@ -63,16 +63,14 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
         ClipftError: open_clip reads it back as another model, tokenizer or preprocessing.
     """
     clip = saved.clip
-    save_file(_state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
-    timm_name = _write_timm_config(clip, partial)
-    config = {"model_cfg": _model_cfg(clip, out), "preprocess_cfg": clip.preprocess_cfg}
+    save_file(state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
+    config = {"model_cfg": write_configs(clip, partial, out), "preprocess_cfg": clip.preprocess_cfg}
     vision_cfg = {**config["model_cfg"]["vision_cfg"]}
-    if timm_name:
-        config["model_cfg"]["vision_cfg"]["timm_model_name"] = f"{LOCAL_DIR}{(out / TIMM_FOLDER).resolve()}"
-        vision_cfg |= {"timm_model_name": timm_name}
-    _write_json(partial / OPEN_CLIP_CONFIG, config)
+    if (partial / TIMM_FOLDER).is_dir():  # not yet where its config says
+        vision_cfg |= {"timm_model_name": f"{LOCAL_DIR}{(partial / TIMM_FOLDER).resolve()}"}
+    write_json(partial / OPEN_CLIP_CONFIG, config)
     _copy_text_encoder(clip, partial)
-    _write_json(partial / EXPORT_FACTS, _facts(saved, run, _write_classifier(partial, saved)).to_json())
+    write_json(partial / EXPORT_FACTS, facts_of(saved, run, _write_classifier(partial, saved)).to_json())
     text_cfg = {**config["model_cfg"]["text_cfg"]}
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
@@ -82,24 +80,25 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     return _compare(clip, again, tokenizer)
 
 
-def _model_cfg(clip: ClipModel, out: Path) -> dict[str, Any]:
-    """The model's config; its Hugging Face names are the folder that it will lie in."""
+def write_configs(clip: ClipModel, partial: Path, out: Path) -> dict[str, Any]:
+    """The model's config as open_clip has it, and beside it what timm needs to know of a network of another size.
+
+    Args:
+        clip: the model.
+        partial: where to write.
+        out: where that will lie in the end: the names of folders in the config are of there.
+    """
     cfg = plain(clip.model_cfg)
     for name in ("hf_model_name", "hf_tokenizer_name"):
         if cfg["text_cfg"].get(name):
             cfg["text_cfg"][name] = str(out.resolve())
+    timm_name = cfg["vision_cfg"].get("timm_model_name")
+    timm_config = config_at_size(clip.model.visual, timm_name) if timm_name else None
+    if timm_config is not None:  # the size is not the one that its name says
+        (partial / TIMM_FOLDER).mkdir()
+        write_json(partial / TIMM_FOLDER / textencoder.CONFIG, timm_config)
+        cfg["vision_cfg"]["timm_model_name"] = f"{LOCAL_DIR}{(out / TIMM_FOLDER).resolve()}"
     return cfg
-
-
-def _write_timm_config(clip: ClipModel, folder: Path) -> str:
-    """What timm needs to know of a network whose size is not the one its name says; its name here, or nothing."""
-    name = clip.model_cfg["vision_cfg"].get("timm_model_name")
-    config = config_at_size(clip.model.visual, name) if name else None
-    if config is None:
-        return ""
-    (folder / TIMM_FOLDER).mkdir()
-    _write_json(folder / TIMM_FOLDER / textencoder.CONFIG, config)
-    return f"{LOCAL_DIR}{(folder / TIMM_FOLDER).resolve()}"
 
 
 def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
@@ -110,7 +109,7 @@ def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
         encoder = json.loads((source / textencoder.CONFIG).read_text(encoding="utf-8"))
         # transformers would build the tower in the type its own weights once had; ours are float32
         dtypes = {key: "float32" for key in ("dtype", "torch_dtype") if key in encoder}
-        _write_json(folder / textencoder.CONFIG, encoder | dtypes)
+        write_json(folder / textencoder.CONFIG, encoder | dtypes)
     if name := text_cfg.get("hf_tokenizer_name"):
         source = textencoder.tokenizer_folder(name, f"hf_tokenizer_name {name}")
         for file in _TOKENIZER_FILES:
@@ -129,7 +128,8 @@ def _write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
     return {**settings, "num_classes": classes, "width": width}
 
 
-def _facts(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> Facts:
+def facts_of(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> Facts:
+    """What clipft.json says of a run's model; `classifier` has the settings of the one that is written beside it."""
     clip, state = saved.clip, saved.state
     return Facts(
         run=str(Path(run).expanduser().resolve()),
@@ -155,7 +155,8 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write it as a person reads it too."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -165,7 +166,7 @@ def write_state_dict(partial: Path, clip: ClipModel) -> None:
     Raises:
         ClipftError: it holds something else then.
     """
-    tensors = _state_dict(clip.model)
+    tensors = state_dict(clip.model)
     torch.save(tensors, partial / STATE_DICT)
     again = torch.load(partial / STATE_DICT, weights_only=True)
     if tensors.keys() != again.keys() or not all(torch.equal(again[name], tensor) for name, tensor in tensors.items()):

@@ -1,4 +1,7 @@
-"""An exported model's folder, read: an open_clip model, and in clipft.json what open_clip has no place for."""
+"""An exported model's folder, read: an open_clip model, and in clipft.json what open_clip has no place for.
+
+An export for transformers has transformers' names in its weights, and the open_clip config in its clipft.json.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG
+from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, config_path
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
 WEIGHTS = "open_clip_model.safetensors"  # the name that open_clip looks for first
@@ -100,8 +103,8 @@ class Exported:
 
 
 def is_export(path: Path) -> bool:
-    """Whether open_clip could read the folder by local-dir:."""
-    return (path / OPEN_CLIP_CONFIG).is_file()
+    """Whether a model can be read from the folder by local-dir:."""
+    return config_path(path) is not None
 
 
 def read_export(path: Path) -> Exported:
@@ -122,15 +125,19 @@ def read_export(path: Path) -> Exported:
 
 def probe(model: Any, tokenizer: Callable[[list[str]], Tensor]) -> tuple[Tensor, Tensor]:
     """Normalised features (1, D) of a known picture and a known text, as open_clip's own methods give them."""
-    size = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    picture = torch.sin(torch.arange(3 * height * width) * 0.37).reshape(1, 3, height, width)
     device = model.logit_scale.device
     with torch.no_grad():
         # open_clip leaves a dimension of one where CoCa pools with a query of its own
-        image = model.encode_image(picture.to(device), normalize=True).flatten(0, -2)
+        image = model.encode_image(known_picture(model).to(device), normalize=True).flatten(0, -2)
         text = model.encode_text(tokenizer([KNOWN_TEXT]).to(device), normalize=True)
     return image.float().cpu(), text.float().cpu()
+
+
+def known_picture(model: Any) -> Tensor:
+    """A picture (1, 3, H, W) of the model's image size, as preprocessing would give it: waves."""
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.sin(torch.arange(3 * height * width) * 0.37).reshape(1, 3, height, width)
 
 
 def fingerprint(model: Any, tokenizer: Tokenizer) -> Fingerprint:
@@ -146,8 +153,8 @@ def _check(path: Path, promised: Fingerprint, found: Fingerprint) -> None:
         before, now = torch.tensor(getattr(promised, what)), torch.tensor(getattr(found, what))
         if before.shape != now.shape or (before - now).abs().max() > _SAME:
             raise InputError(
-                f"{path}: its {what} tower does not answer as when it was exported (another {WEIGHTS} or "
-                f"{OPEN_CLIP_CONFIG}?); export the run again"
+                f"{path}: its {what} tower does not answer as when it was exported (other weights, another config?); "
+                "export the run again"
             )
 
 

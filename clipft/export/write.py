@@ -1,6 +1,6 @@
-"""A run's model as files that plain open_clip loads, and `clipft.load`, which also loads runs.
+"""A run's model as files that plain open_clip or transformers loads, and `clipft.load`, which also loads runs.
 
-What is written is loaded back by open_clip itself and its features compared with the run's before the folder appears.
+What is written is loaded back by the other library and its features compared with the run's before the folder appears.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
+from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.read import CLASSIFIER, is_export, read_export
 from clipft.model.build import ClipModel
 from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
@@ -61,7 +62,7 @@ def export(
     out: str | Path,
     *,
     which: Which | None = None,
-    to: Literal["open_clip", "pt"] = "open_clip",
+    to: Literal["open_clip", "pt", "hf"] = "open_clip",
     force: bool = False,
 ) -> Written:
     """Write a run's model for use elsewhere.
@@ -70,11 +71,12 @@ def export(
         run: a run or a checkpoint.
         out: the folder to write; for `pt` a folder or a file that ends in .pt.
         which: a run's best or last checkpoint.
-        to: `open_clip` is a folder that open_clip loads by local-dir:, `pt` a bare state dict.
+        to: `open_clip` is a folder that open_clip loads by local-dir:, `pt` a bare state dict, `hf` a folder that
+            transformers loads.
         force: replace an earlier export there.
 
     Raises:
-        InputError: `run` is no run, or there is something at `out` already.
+        InputError: `run` is no run, there is something at `out` already, or transformers has no such model.
         ClipftError: the disk is full, or the export does not answer as the run does.
     """
     out = Path(out).expanduser()
@@ -82,12 +84,15 @@ def export(
     _refuse_to_overwrite(file or out, force)
     saved = load_saved(Path(run).expanduser(), which)
     saved.clip.model.eval()
+    form = require_form(saved.clip) if to == "hf" else None
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)
         if to == "pt":
             write_state_dict(partial, saved.clip)
             checked = "read back by torch: every tensor is the same"
+        elif form is not None:
+            checked = write_hugging_face(partial, out, saved, str(run), form)
         else:
             difference = write_folder(partial, out, saved, str(run))
             checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
@@ -103,6 +108,8 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
     if to == "pt":
         return Written(file or out, sizes, checked, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
+    if form is not None:
+        return Written(out, sizes, checked, *describe_hugging_face(saved.clip, form, out))
     return Written(out, sizes, checked, *_describe_folder(saved.clip, out))
 
 

@@ -11,6 +11,7 @@ import open_clip
 from torch import nn
 
 from clipft.model.facts import TowerFacts
+from clipft.model.hf_form import Form, form_of
 from clipft.model.plan import Plan, sort_groups
 from clipft.model.tower import Tower, owners
 
@@ -48,6 +49,7 @@ class ModelFacts:
         logit_scale: its logarithm, as the parameter holds it.
         logit_bias: None where the model has none.
         initial: whether the two are where training from scratch starts, since no weights are loaded.
+        exports: what `clipft export --to` can make of it.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ModelFacts:
     logit_scale: float
     logit_bias: float | None
     initial: bool
+    exports: tuple[str, ...]
 
     @property
     def parameters(self) -> int:
@@ -84,7 +87,10 @@ def describe(
         length = cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
         text_facts = replace(text_facts, context_length=min(length, text_facts.context_length or length))
     scale, bias = _scales(model, cfg)
-    return ModelFacts(name, image.describe(), text_facts, _part_sizes(model, image, text), scale, bias, _is_meta(model))
+    parts, exports = _part_sizes(model, image, text), ["open_clip", "pt"]
+    if isinstance(form_of(model, model_cfg), Form):
+        exports.append("hf")
+    return ModelFacts(name, image.describe(), text_facts, parts, scale, bias, _is_meta(model), tuple(exports))
 
 
 def memory(plan: Plan, optimizer: str) -> Memory:

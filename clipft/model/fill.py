@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from clipft.model import sources, textencoder
+from clipft.model import hf_names, sources, textencoder
+from clipft.model.beside import Beside, read_beside
 from clipft.model.encoders import load_image_encoder
 from clipft.model.hub import fetch
-from clipft.model.recipe import OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
+from clipft.model.layouts import HUGGING_FACE, of_openai
+from clipft.model.recipe import Recipe, check_activation
 from clipft.model.weights import load_into, read_weights
 
 RANDOM_BASE = "random weights"
@@ -40,9 +42,9 @@ def fill(model: nn.Module, recipe: Recipe, source: sources.PlainSource) -> Fille
         case sources.EncoderWeights():
             return _from_encoders(model, recipe, source)
         case sources.FileWeights():
-            preprocess = _beside(source.path, recipe) if source.look_beside else None
+            beside = read_beside(source.path, recipe, model) if source.look_beside else Beside()
             notes = _from_file(model, recipe, source.path, str(source.path))
-            return Filled(base_phrase(recipe), notes, preprocess=preprocess)
+            return Filled(base_phrase(recipe), (*notes, *beside.notes), preprocess=beside.preprocess)
         case sources.HubWeights():
             path = fetch(source.repo, source.filenames, what=source.key, instead=sources.LOCAL_FILE)
             return Filled(source.label, _from_file(model, recipe, path, source.label))
@@ -92,7 +94,14 @@ def random_notes(source: sources.Source) -> tuple[str, ...]:
 
 def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str) -> tuple[str, ...]:
     weights = read_weights(path)
-    return (*weights.notes, *load_into(model, weights.tensors, name=recipe.name, source=label))
+    tensors, notes, layout = weights.tensors, weights.notes, ""
+    if of_openai(tensors):
+        check_activation(recipe.model_cfg, True, recipe.name, f"the weights {label} (OpenAI's own file)")
+    if family := hf_names.family_of(tensors):
+        tensors = hf_names.to_open_clip(tensors, text="text." if hasattr(model, "text") else "")
+        layout = HUGGING_FACE[family]
+        notes += (f"{label}: {layout}, put into open_clip's names",)
+    return (*notes, *load_into(model, tensors, name=recipe.name, source=label, layout=layout))
 
 
 def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights) -> Filled:
@@ -118,13 +127,3 @@ def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights
 def _new_projections(recipe: Recipe) -> bool:
     """Whether two encoders meet by projections, which neither of them brings."""
     return bool(recipe.model_cfg["vision_cfg"]["timm_proj"] == "linear")
-
-
-def _beside(path: Path, recipe: Recipe) -> tuple[dict[str, Any], str] | None:
-    """The preprocessing of an open_clip_config.json beside a weights file; its activation must be the model's."""
-    config = path.parent / OPEN_CLIP_CONFIG
-    if not config.is_file():
-        return None
-    model_cfg, preprocess_cfg = read_config_file(config, f"model.pretrained: {path}")
-    check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, f"the weights {path}")
-    return preprocess_cfg, f"of {config}"

@@ -21,9 +21,9 @@ from clipft.model.hub import fetch
 from clipft.model.runfiles import is_run, peek_state
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-EXPORT_FACTS = "clipft.json"  # beside open_clip_config.json in what `clipft export` wrote
+EXPORT_FACTS = "clipft.json"  # in every folder that `clipft export` wrote
 TIMM_FOLDER = "timm"  # in an export, the config of a timm network of another size than its name says
-OPEN_CLIP_CONFIG = sources.OPEN_CLIP_CONFIG
+OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG = sources.OPEN_CLIP_CONFIG, sources.HUGGING_FACE_CONFIG
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,14 @@ def check_activation(model_cfg: dict[str, Any], other: bool, name: str, whose: s
     )
 
 
+def config_path(folder: Path) -> Path | None:
+    """The file with the model's open_clip config; clipft.json has it in an export for transformers."""
+    ours, facts = folder / OPEN_CLIP_CONFIG, folder / EXPORT_FACTS
+    if ours.is_file():
+        return ours
+    return facts if facts.is_file() and (folder / HUGGING_FACE_CONFIG).is_file() else None
+
+
 def read_config_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two halves of an open_clip_config.json: model_cfg and preprocess_cfg."""
     try:
@@ -162,10 +170,13 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
 
 def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
     what = f"model.name: {config.name}"
-    path = folder / OPEN_CLIP_CONFIG
-    if not path.is_file():
+    path = config_path(folder)
+    if path is None:
         there = f"has no {OPEN_CLIP_CONFIG}" if folder.is_dir() else "is not there"
-        raise InputError(f"{what}: {folder} {there}; expected a folder that open_clip or `clipft export` wrote")
+        expected = "expected a folder that open_clip or `clipft export` wrote"
+        if (folder / HUGGING_FACE_CONFIG).is_file():
+            expected = f"of a folder that transformers wrote, write name: ARCHITECTURE and pretrained: {folder}"
+        raise InputError(f"{what}: {folder} {there}; {expected}")
     model_cfg, preprocess_cfg = read_config_file(path, what)
     model_cfg, notes = _found_beside(model_cfg, folder)
     source = (

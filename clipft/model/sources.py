@@ -18,6 +18,8 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 LOCAL_FILE = "use a local file: model.pretrained: path/to/open_clip_model.safetensors"
 # in a folder or repository, the first that is there (open_clip's own order)
 NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME, "open_clip_pytorch_model.pth")
+HUGGING_FACE_CONFIG = "config.json"
+_HUGGING_FACE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ def pretrained(text: str, arch: str | None) -> Source:
         arch: the open_clip architecture, whose tags count; None where the model has another origin.
 
     Raises:
-        InputError: neither a tag of the architecture nor a path.
+        InputError: neither a tag of the architecture nor a path, or weights of transformers in several files.
     """
     if arch is not None and (tag := open_clip.pretrained.get_pretrained_cfg(arch, text)):
         return _tag(text, tag)
     path = Path(text).expanduser()
     if (path / OPEN_CLIP_CONFIG).is_file():
         return folder_weights(path, "model.pretrained: ", look_beside=True)
+    if not is_run(path) and (file := _hugging_face_file(path)):
+        return FileWeights(file)
     if path.exists():
         return RunWeights(path) if path.is_dir() or is_run(path) else FileWeights(path)
     if path.suffix in SUFFIXES:
@@ -123,9 +127,29 @@ def check_there(source: Source) -> None:
         raise InputError(f"model.pretrained: {source.path}: there is no such weights file")
     if isinstance(source, RunWeights) and not is_run(source.path):
         there = "is no run or checkpoint of clipft" if source.path.exists() else "is not there"
-        raise InputError(
-            f"model.pretrained: {source.path} {there}; expected a run such as runs/NAME, or a weights file"
-        )
+        expected = "expected a run such as runs/NAME, or a weights file"
+        if source.path.is_dir() and (files := sorted(p for p in source.path.iterdir() if p.suffix in SUFFIXES)):
+            expected = f"to take the weights in it, name the file: {one_of([str(file) for file in files])}"
+        raise InputError(f"model.pretrained: {source.path} {there}; {expected}")
+
+
+def _hugging_face_file(folder: Path) -> Path | None:
+    """The weights file of a folder that transformers wrote, by its usual names.
+
+    Raises:
+        InputError: it is split into several.
+    """
+    if not (folder / HUGGING_FACE_CONFIG).is_file():
+        return None
+    for name in _HUGGING_FACE_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+        if (folder / f"{name}.index.json").is_file():
+            raise InputError(
+                f"model.pretrained: {folder}: its weights are split ({name}.index.json); write them as one file first: "
+                "AutoModel.from_pretrained(FOLDER).save_pretrained(OUT, max_shard_size='100GB')"
+            )
+    return None
 
 
 def _tag(text: str, cfg: dict[str, Any]) -> HubWeights:

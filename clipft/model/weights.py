@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipft.errors import InputError
-from clipft.model.layouts import recognise
+from clipft.model.layouts import PART_OF_A_RUN, recognise
 from clipft.model.names import listed
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -55,7 +55,9 @@ def read_weights(path: Path) -> Weights:
     return Weights(tensors, tuple(note for note in (unwrapped, _stripped(path, inner)) if note))
 
 
-def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, source: str) -> tuple[str, ...]:
+def load_into(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, source: str, layout: str = ""
+) -> tuple[str, ...]:
     """Load the tensors into the model, all of them and nothing missing; returns what to say.
 
     Args:
@@ -63,6 +65,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, sou
         tensors: a plain state dict, as `read_weights` gives it.
         name: the architecture, for the error.
         source: where the tensors are from, for the error.
+        layout: of the file, for the error, where its tensors came under other names.
 
     Raises:
         InputError: keys missing, unexpected or of another shape: the first of each and their number, the file's layout.
@@ -74,7 +77,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, sou
         del given[key]
     faults = _faults(wanted, given)
     if faults:
-        raise InputError(f"{source} does not fit {name}: {'; '.join(faults)}; {recognise(tensors)}")
+        found = PART_OF_A_RUN if _is_part(wanted, given) else recognise(tensors)
+        found = replace(found, name=layout) if layout else found
+        raise InputError(f"{source} does not fit {name}: {'; '.join(faults)}; {found}")
     model.load_state_dict(given)
     return (f"{source}: left aside {listed(harmless)}, which the model computes itself",) if harmless else ()
 
@@ -177,6 +182,12 @@ def _faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[s
     ]
     counted = ((missing, "missing"), (unexpected, "unexpected"), (other, "of another shape"))
     return [f"{len(keys)} {kind} ({listed(keys)})" for keys, kind in counted if keys]
+
+
+def _is_part(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
+    """Whether all that is given fits, but for a run's classifier."""
+    ours = {key: tensor for key, tensor in given.items() if not key.startswith("classifier.")}
+    return len(ours) < len(wanted) and all(key in wanted and wanted[key].shape == ours[key].shape for key in ours)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: thousands separated, shares, bytes."""
+"""Numbers as a person reads them: thousands separated, shares, bytes, FLOPs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,18 @@ def share(part: int, whole: int) -> str:
 
 def in_bytes(count: float) -> str:
     """Bytes in powers of ten: 605 MB, 2.3 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
-    return f"{count:.0f} B"
+    return _scaled(count, "B", "kMG")
+
+
+def in_flops(count: float) -> str:
+    """Floating-point operations in powers of ten: 41 GFLOP, 2.8 TFLOP."""
+    return _scaled(count, "FLOP", "kMGTP")
+
+
+def _scaled(count: float, unit: str, prefixes: str) -> str:
+    """The largest of the prefixes, each a thousand times the one before, that leaves at least 1."""
+    for power in range(len(prefixes), 0, -1):
+        value = count / 1000**power
+        if value >= 1:
+            return f"{value:.{1 if value < 9.95 else 0}f} {prefixes[power - 1]}{unit}"
+    return f"{count:.0f} {unit}"

@@ -10,7 +10,7 @@ from clipft.report.amounts import in_bytes
 
 
 def export_view(written: Written) -> RenderableType:
-    """The files, the largest difference found when open_clip loaded them, the lines to load them, the notes."""
+    """The files, how they compared when the other library loaded them, the lines to load them, the notes."""
     files = [Text(f"   {name}  {in_bytes(size)}") for name, size in written.files.items()]
     return Group(
         Text(f" wrote {written.path}", style="bold"),

@@ -10,20 +10,22 @@ from itertools import groupby, pairwise
 from rich.console import Console
 from rich.text import Text
 
+from clipft.model.cost import Cost
 from clipft.model.describe import backward_reach, memory
 from clipft.model.plan import ParameterPlan, Plan, block_number
-from clipft.report.amounts import counted, in_bytes, share
+from clipft.report.amounts import counted, in_bytes, in_flops, share
 
 _HEADINGS = ("part", "tensors", "parameters", "trainable", "lr", "share / why")
 _INDENT = 7  # of what is said about a tower
 
 
-def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: str) -> None:
+def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: str, cost: Cost | None = None) -> None:
     """The lines a tower, the table by part, memory and the reach of a step.
 
     Args:
         base: one phrase for the weights that training starts from.
         optimizer: adamw, adam or sgd.
+        cost: of a step, to show too.
     """
     totals = plan.totals()
     names = dict.fromkeys((plan.model, base))  # a local-dir: is its own base
@@ -37,10 +39,8 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
     console.print()
     _print_table(_rows(plan), console)
     console.print()
-    cost = memory(plan, optimizer)
-    sizes = {"weights": cost.weights, "gradients": cost.gradients, "optimiser": cost.optimizer}
-    _say(console, "memory", " · ".join(f"{what} {in_bytes(size)}" for what, size in sizes.items()))
-    _say(console, "a step", backward_reach(plan))
+    _say_each(console, "memory", _memory(plan, optimizer, cost))
+    _say_each(console, "a step", _step(plan, cost))
     if any(not p.trainable for p in plan.parameters):
         _say(console, "frozen", "stays in evaluation mode: no dropout, no new BatchNorm statistics")
 
@@ -165,6 +165,34 @@ def _state(parameter: ParameterPlan) -> str:
     return "trains*" if parameter.weight_decay == 0 else "trains"
 
 
+# --- cost ----------------------------------------------------------------------------------------
+
+
+def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
+    """Bytes that the plan takes by itself; then those that hang on the batch."""
+    fixed = memory(plan, optimizer)
+    sizes = {"weights": fixed.weights, "gradients": fixed.gradients, "optimiser": fixed.optimizer}
+    lines = [" · ".join(f"{what} {in_bytes(size)}" for what, size in sizes.items())]
+    if cost is not None:
+        pieces = f", {cost.rows_at_once} at a time," if cost.rows_at_once < cost.batch_size else ""
+        batch = f"activations {in_bytes(cost.activations)} at batch {cost.batch_size}{pieces} in {cost.precision}"
+        lines.append(f"{batch} · peak {in_bytes(cost.peak)}")
+    return lines
+
+
+def _step(plan: Plan, cost: Cost | None) -> list[str]:
+    """FLOPs, beside those of training everything; what they leave out; how far the backward pass goes."""
+    lines = []
+    if cost is not None:
+        lines.append(f"{in_flops(cost.step.forward)} forward · {in_flops(cost.step.backward)} backward")
+        if cost.step != cost.everything:
+            whole = cost.everything.total
+            lines.append(f"{share(cost.step.total, whole)} of the {in_flops(whole)} of training everything")
+        if cost.texts_once:
+            lines.append("the frozen text backbone is in no step: it takes each caption once")
+    return [*lines, backward_reach(plan)]
+
+
 # --- lines ---------------------------------------------------------------------------------------
 
 
@@ -186,3 +214,8 @@ def _wrapped(tower: str, line: str, width: int) -> list[str]:
 def _say(console: Console, heading: str, text: str, style: str = "") -> None:
     for i, row in enumerate(textwrap.wrap(text, console.width - 10, break_on_hyphens=False)):
         console.print(Text(f" {heading if i == 0 else '':<9}{row}", style=style))
+
+
+def _say_each(console: Console, heading: str, lines: Sequence[str]) -> None:
+    for i, line in enumerate(lines):
+        _say(console, heading if i == 0 else "", line)

@@ -20,7 +20,7 @@ _COLUMN = 30  # of a tower's
 
 
 def print_inspection(facts: ModelFacts, console: Console) -> None:
-    """The towers' sizes, the parameters by part, the scale of the logits."""
+    """The towers' sizes, the parameters by part, the scale of the logits, the exports that fit."""
     title = f"{facts.name} · {counted(facts.parameters)} parameters · shared space of {counted(facts.image.embed_dim)}"
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print()
@@ -36,6 +36,7 @@ def print_inspection(facts: ModelFacts, console: Console) -> None:
     console.print()
     for line in _scales(facts):
         console.print(Text(line), soft_wrap=True)
+    _print_line(console, "exports", ", ".join(facts.exports), "")
 
 
 def _print_line(console: Console, label: str, image: str, text: str, *, style: str = "") -> None:

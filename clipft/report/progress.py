@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.progress import track
 
@@ -16,3 +17,9 @@ def show_progress(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
     if not console.is_terminal or total < 3:
         return batches
     return track(batches, " looking at images", total, console=console, transient=True)
+
+
+def show_work(words: str) -> AbstractContextManager[object]:
+    """Says what takes its time while it does, on a terminal."""
+    console = talk()
+    return console.status(words) if console.is_terminal else nullcontext()

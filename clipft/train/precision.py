@@ -91,3 +91,21 @@ def choose_precision(wanted: str, device: torch.device, key: str = "train.precis
             (f"{key}: this {device.type} has no bf16 units and emulates them, many times slower than fp32",),
         )
     return Precision(wanted)
+
+
+def expected(device: str, precision: str) -> tuple[str, Precision]:
+    """The kind of device and the precision that `train.device` and `train.precision` come to.
+
+    A GPU that is not on this machine is taken at its word, since a config may be looked at elsewhere than it runs;
+    `auto` is fp32 there, and it is said.
+
+    Raises:
+        InputError: no kind of device that there is.
+    """
+    kind = device.split(":")[0]
+    missing = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if not missing.get(kind, False):
+        place = choose_device(device)
+        return place.type, choose_precision(precision, place)
+    name = "fp32" if precision == "auto" else precision
+    return kind, Precision(name, (f"train.device: {device} is not on this machine: its cost is counted in {name}",))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ from clipft.data.sources import Splits, read_source, read_splits
 from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.classifier import Classifier
+from clipft.model.cost import Cost
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, work_out
-from clipft.train.precision import choose_device
+from clipft.train.cost import StepShape, step_cost
+from clipft.train.precision import choose_device, expected
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,31 @@ class PlanReport:
         meta: the model that the plan is for.
         base: where the weights would come from.
         notes: what the plan could not know.
+        cost: of a step; None where it was not asked for.
     """
 
     meta: MetaModel
     plan: Plan
     base: str
     notes: tuple[str, ...] = ()
+    cost: Cost | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `freeze-report --json` prints."""
+        return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
 
 
-def report_plan(config: Config) -> PlanReport:
-    """The plan without weights; the data is asked only for its classes, and only by a classifier."""
+def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
+    """The plan without weights; the data is asked only for its classes, and only by a classifier.
+
+    Args:
+        with_cost: count what a step costs, which takes a second or more.
+
+    Raises:
+        InputError: a model, or keys for it, that `prepare` refuses too.
+    """
     meta = build_meta(config.model)
+    check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -124,7 +141,26 @@ def report_plan(config: Config) -> PlanReport:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
             notes = (f"the classifier's size is not known, since its classes cannot be read: {error}",)
-    return PlanReport(meta, plan_of(config, meta, loss, classes), meta.base, notes)
+    plan = plan_of(config, meta, loss, classes)
+    if not with_cost:
+        return PlanReport(meta, plan, meta.base, notes)
+    shape = step_shape(config, loss)
+    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), step_cost(meta, plan, shape))
+
+
+def step_shape(config: Config, loss: str) -> StepShape:
+    """What of a config a step's cost hangs on."""
+    train = config.train
+    device, precision = expected(train.device, train.precision)
+    return StepShape(
+        loss=loss,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        precision=precision,
+        pooled=config.loss.features == "pooled",
+        optimizer=config.optim.name,
+        device=device,
+    )
 
 
 def classifier_for(config: LossConfig, meta: MetaModel, num_classes: int, *, device: str) -> Classifier:

@@ -167,7 +167,7 @@ def test_an_export_measures_as_its_run(tiny_native: Path, tiny_photos: Path, tmp
     assert of_export.tuned is not None
     assert of_run.tuned is not None
     assert of_export.tuned.figures() == pytest.approx(of_run.tuned.figures(), abs=1e-6)
-    assert any("evaluate the run" in note for note in of_export.notes)
+    assert any("name the run for a comparison" in note for note in of_export.notes)
 
 
 @pytest.mark.parametrize(

@@ -217,16 +217,29 @@ def test_the_architecture_of_a_file_is_told_from_its_shapes(arch: str) -> None:
     assert layout.architectures == (arch, f"{arch}-quickgelu")
 
 
-def test_a_hugging_face_clip_file_is_named_with_what_to_do(model: Any) -> None:
-    """P44: the HF layout is recognised, and the model it holds."""
-    from transformers import CLIPConfig, CLIPModel
-
+def test_the_architecture_of_a_siglip_file_is_told_from_its_shapes() -> None:
+    """P44: their configs say no width, timm's name does."""
+    cfg = open_clip.get_model_config("ViT-B-16-SigLIP-256")
+    del cfg["custom_text"]
     with torch.device("meta"):
-        tensors = CLIPModel(CLIPConfig()).state_dict()  # its defaults are ViT-B/32
-    with pytest.raises(
-        InputError, match="it is a Hugging Face CLIP file, probably ViT-B-32 or ViT-B-32-quickgelu; its "
-    ):
-        load_into(model, tensors, name="tiny", source="model.safetensors")
+        tensors = open_clip.CustomTextCLIP(**cfg).state_dict()
+    assert recognise(tensors).architectures == ("ViT-B-16-SigLIP-256",)
+
+
+def test_a_hugging_face_file_is_named_with_the_model_it_probably_is(model: Any) -> None:
+    """P44: what did not fit even in open_clip's names."""
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+    special = {"bos_token_id": None, "eos_token_id": 1}
+    with torch.device("meta"):  # their defaults are ViT-B/32 and SigLIP's ViT-B/16
+        clip = CLIPModel(CLIPConfig()).state_dict()
+        siglip = SiglipModel(SiglipConfig(text_config=special)).state_dict()
+    known = "it is a Hugging Face CLIP file, probably ViT-B-32 or ViT-B-32-quickgelu; name the architecture"
+    with pytest.raises(InputError, match=known):
+        load_into(model, clip, name="tiny", source="model.safetensors")
+    assert str(recognise(siglip)).startswith("by its keys it is a Hugging Face SigLIP file, probably ViT-B-16-SigLIP;")
+    siglip["vision_model.embeddings.patch_embedding.weight"] = torch.zeros(2, 3)
+    assert "SigLIP 2 file of variable resolution (NaFlex); open_clip has" in str(recognise(siglip))
 
 
 @pytest.mark.parametrize(
@@ -236,6 +249,9 @@ def test_a_hugging_face_clip_file_is_named_with_what_to_do(model: Any) -> None:
         (["visual.conv1.weight", "text_projection", "text_decoder.x"], "an open_clip CoCa file"),
         (["visual.trunk.stem.weight", "text.proj.weight"], "an open_clip file (timm image tower)"),
         (["text.transformer.x", "logit_scale"], "an open_clip file"),
+        (["vision_model.encoder.x"], "the image tower alone of a Hugging Face model"),
+        (["text_model.encoder.x"], "the text tower alone of a Hugging Face model"),
+        (["vision_model.x", "text_model.x"], "a Hugging Face file of an image and a text model"),
         (["bert.embeddings.word_embeddings.weight"], "a Hugging Face text encoder"),
         (["blocks.0.attn.qkv.weight"], "an image encoder of timm"),
         (["fc.weight"], "no CLIP layout that clipft knows"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import open_clip
@@ -15,10 +16,12 @@ from torch import nn
 
 from clipft.config.schema import ModelConfig, OptimConfig
 from clipft.model.classifier import Classifier
+from clipft.model.cost import Cost, Flops
+from clipft.model.describe import memory
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.towers import towers_of
-from clipft.report.amounts import counted, in_bytes, share
+from clipft.report.amounts import counted, in_bytes, in_flops, share
 from clipft.report.freeze_table import print_every_parameter, print_freeze_report, rate, shape_words
 
 VIT_B_32 = """\
@@ -68,13 +71,59 @@ def printed(show: Callable[[Console], None], width: int = 80, **console: Any) ->
     return file.getvalue()
 
 
-def report(plan: Plan, width: int = 80, base: str = "laion2b_s34b_b79k", **console: Any) -> str:
-    return printed(lambda c: print_freeze_report(plan, c, base=base, optimizer="adamw"), width, **console)
+def report(
+    plan: Plan, width: int = 80, base: str = "laion2b_s34b_b79k", cost: Cost | None = None, **console: Any
+) -> str:
+    return printed(lambda c: print_freeze_report(plan, c, base=base, optimizer="adamw", cost=cost), width, **console)
 
 
 def test_vit_b_32_whole(vit_b_32: nn.Module) -> None:
     plan = plan_of(vit_b_32, image={"freeze_layers": 10}, text={"freeze_backbone": True})
     assert report(plan) == VIT_B_32
+
+
+COST = """\
+ memory   weights 605 MB · gradients 59 MB · optimiser 119 MB
+          activations 383 MB at batch 64 in fp32 · peak 1.1 GB
+ a step   564 GFLOP forward · 183 GFLOP backward
+          26.5 % of the 2.8 TFLOP of training everything
+          the frozen text backbone is in no step: it takes each caption once
+          backward stops at image block 10 and at the text projection
+"""
+PIECES = "activations 98 MB at batch 64, 16 at a time, in bf16 · peak 9.9 GB"
+
+
+def cost_of(plan: Plan, **changes: Any) -> Cost:
+    return replace(
+        Cost(
+            memory(plan, "adamw"),
+            activations=383_048_704,
+            peak=1_139_072_016,
+            step=Flops(564_365_623_296, 183_302_619_136),
+            everything=Flops(945_742_675_968, 1_876_687_847_424),
+            batch_size=64,
+            rows_at_once=64,
+            precision="fp32",
+            texts_once=True,
+        ),
+        **changes,
+    )
+
+
+def test_what_a_step_costs(vit_b_32: nn.Module) -> None:
+    plan = plan_of(vit_b_32, image={"freeze_layers": 10}, text={"freeze_backbone": True})
+    start = VIT_B_32.index(" memory")
+    end = VIT_B_32.index(" frozen   stays")
+    assert report(plan, cost=cost_of(plan)) == VIT_B_32[:start] + COST + VIT_B_32[end:]
+
+
+def test_what_pieces_and_training_everything_cost(vit_b_32: nn.Module) -> None:
+    plan = plan_of(vit_b_32)
+    everything = Flops(10**12, 2 * 10**12)
+    changes = {"rows_at_once": 16, "precision": "bf16", "activations": 98 * 10**6, "peak": 9_940_000_000}
+    text = report(plan, cost=cost_of(plan, step=everything, everything=everything, texts_once=False, **changes))
+    assert f"          {PIECES}\n a step   1.0 TFLOP forward · 2.0 TFLOP backward\n          backward goes" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 POLICIES: tuple[dict[str, Any], ...] = (
@@ -185,6 +234,14 @@ def test_amounts() -> None:
         "10 MB",
         "605 MB",
         "10 GB",
+    ]
+    assert [in_flops(n) for n in (0, 92_274_688, 564_365_623_296, 2_822_430_523_392, 5.6e15, 2e19)] == [
+        "0 FLOP",
+        "92 MFLOP",
+        "564 GFLOP",
+        "2.8 TFLOP",
+        "5.6 PFLOP",
+        "20000 PFLOP",
     ]
     assert [rate(lr) for lr in (1e-5, 1e-4, 3.5e-6, 1.2344e-7, 0.1, None)] == [
         "1e-05",

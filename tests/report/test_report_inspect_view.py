@@ -53,4 +53,5 @@ def test_staged_network_and_bert_without_projection(tmp_path: Path) -> None:
     assert "projection none none" in lines
     assert "attention - both ways" in lines
     assert "logit_bias -10" in lines
+    assert "exports open_clip, pt" in lines
     assert not any("initial" in line for line in lines)

@@ -40,9 +40,18 @@ def test_what_clipft_imports_is_among_its_dependencies() -> None:
     extras = project["optional-dependencies"]
     listed = {
         re.split(r"[<>=]", word)[0]
-        for word in (*project["dependencies"], *(w for name in ("hf", "parquet", "tensorboard") for w in extras[name]))
+        for word in (
+            *project["dependencies"],
+            *(w for name in ("hf", "parquet", "plot", "tensorboard", "umap") for w in extras[name]),
+        )
     }
-    names = {"open_clip": "open_clip_torch", "PIL": "pillow", "yaml": "pyyaml"}
+    names = {
+        "open_clip": "open_clip_torch",
+        "PIL": "pillow",
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "umap": "umap-learn",
+    }
     found = {i.target.split(".")[0] for imports in check_imports.read_package(PACKAGE).values() for i in imports}
     foreign = found - sys.stdlib_module_names - {"clipft"}
     assert {names.get(name, name) for name in foreign} == listed

@@ -1,0 +1,126 @@
+"""A tuned model and its base, looked at one after the other on the same rows: `evaluate` and `embed` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+
+from clipft.config.source_schema import Source
+from clipft.data.names import some
+from clipft.data.rows import Rows
+from clipft.data.sources import read_source, read_splits, trained_on
+from clipft.errors import InputError
+from clipft.evaluate.target import Target, open_target
+from clipft.model.build import ClipModel, build
+from clipft.model.saved import Which
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What both models are looked at with.
+
+    Args:
+        rows: the rows, their labels as the run numbers its classes.
+        templates: prompts for class names.
+        pooled: whether the classifier, if any, sees features before the projection.
+    """
+
+    rows: Rows
+    templates: tuple[str, ...]
+    pooled: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sides(Generic[T]):
+    """What was found on either side of a training.
+
+    Args:
+        asked: what both were looked at with.
+        base_name: what the base is.
+        base: found in it; None where it was not asked for or is not known.
+        tuned: found in the tuned model; None for a config.
+        notes: what a reader should know.
+    """
+
+    asked: Asked
+    base_name: str
+    base: T | None
+    tuned: T | None
+    notes: tuple[str, ...]
+
+
+def look_at_sides(
+    name: str,
+    data: Source | None,
+    look: Callable[[ClipModel, Asked], T],
+    *,
+    which: Which | None,
+    device: torch.device,
+    with_base: bool,
+    classifier_too: bool,
+) -> Sides[T]:
+    """Look at what `name` stands for, then at the base it was tuned from.
+
+    Args:
+        name: a run, a checkpoint, a config (its base alone), an exported model; see `open_target`.
+        data: the rows to look with; None takes the validation rows of the run's config.
+        look: is called with each model on `device`; one of them is in memory at a time.
+        which: a run's best or last checkpoint.
+        device: where the models go.
+        with_base: whether to look at the base too, where it is known.
+        classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
+    """
+    target = open_target(name, which, need_data=data is None)
+    rows, notes = _rows(target, data, classifier_too)
+    asked = Asked(rows, target.templates, target.pooled)
+    notes = (*target.notes, *rows.notes, *notes)
+    config, tuned, first_name = target.config, target.tuned, target.clip.base
+    target.clip.model.to(device)
+    first = look(target.clip, asked)
+    if not tuned:
+        return Sides(asked, first_name, first, None, notes)
+    del target  # two large models need not fit side by side
+    if config is None or not with_base:
+        why = (
+            () if config is not None else ("an exported model does not bring its base: name the run for a comparison",)
+        )
+        return Sides(asked, first_name, None, first, (*notes, *why))
+    base = build(config.model, config.run.seed)
+    base.model.to(device)
+    return Sides(asked, base.base, look(base, asked), first, notes)
+
+
+def _rows(target: Target, data: Source | None, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
+    """The rows to look with, their labels as the target numbers its classes, and what to say about them."""
+    notes: tuple[str, ...] = ()
+    config = target.config
+    if data is not None:
+        rows = read_source(data, target.class_names, "--data")
+        if config is not None and target.tuned:
+            notes = trained_on(rows, data, config.data, config.run.seed)
+    elif config is None:
+        raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
+    else:
+        splits = read_splits(config.data, config.run.seed)
+        if splits.val is None:
+            raise InputError("--data: the config has data.val: null; name some, such as --data folder:DIR")
+        rows, notes = splits.val, splits.warnings
+    return _aligned(rows, target, notes, classifier_too)
+
+
+def _aligned(rows: Rows, target: Target, notes: tuple[str, ...], classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
+    if rows.labels is None or not target.classes:
+        return rows, notes
+    strange = sorted(set(rows.classes) - set(target.classes))
+    if not strange or (classifier_too and target.classifier is not None):
+        return rows.aligned(target.classes), notes  # refuses what a classifier has no output for (P60)
+    return rows, (
+        *notes,
+        f"{rows.name}: {len(strange)} of its {len(rows.classes)} classes are not the run's ({some(strange)}): "
+        "zero-shot among this data's own classes",
+    )

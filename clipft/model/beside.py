@@ -1,0 +1,160 @@
+"""What stands beside a weights file and belongs to it: its preprocessing, and how its blocks compute (P42, P43).
+
+An open_clip_config.json has both; so have the config.json and preprocessor_config.json of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from torch import nn
+
+from clipft.errors import InputError
+from clipft.model.hf_form import blocks_of
+from clipft.model.recipe import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
+
+_PREPROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"  # transformers 5 writes the same under image_processor here
+
+# What transformers takes for a key that its config.json lacks (configuration_clip.py, configuration_siglip.py).
+_CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_attention_heads": 12}
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    kind: {"vision": {**_CLIP, "num_attention_heads": 12}, "text": {**_CLIP, "num_attention_heads": 8}}
+    for kind in ("clip", "metaclip_2")
+} | {"siglip": {"vision": _SIGLIP, "text": _SIGLIP}}
+_TOWERS = {"vision": "image", "text": "text"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What was found.
+
+    Args:
+        preprocess: the weights' own preprocessing as open_clip has it, and whose it is.
+        notes: lines to say.
+    """
+
+    preprocess: tuple[dict[str, Any], str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_beside(path: Path, recipe: Recipe, model: nn.Module) -> Beside:
+    """Read the configs in the folder of a weights file.
+
+    Args:
+        path: the weights file.
+        recipe: of the model that the weights are for.
+        model: that model.
+
+    Raises:
+        InputError: one of them says that the weights are of a model that computes otherwise, or cannot be read.
+    """
+    whose = f"the weights {path}"
+    ours = path.parent / OPEN_CLIP_CONFIG
+    if ours.is_file():
+        model_cfg, preprocess_cfg = read_config_file(ours, f"model.pretrained: {path}")
+        check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, whose)
+        return Beside((preprocess_cfg, f"of {ours}"))
+    config = _read(path.parent / HUGGING_FACE_CONFIG)
+    if config.get("model_type") not in _DEFAULTS and config:
+        return Beside()
+    notes = _check_blocks(path.parent / HUGGING_FACE_CONFIG, config, recipe, model, whose) if config else ()
+    return Beside(_preprocessing(path.parent), notes)
+
+
+def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.Module, whose: str) -> tuple[str, ...]:
+    """What shapes do not show: another number of heads or activation computes something else without a word."""
+    notes = []
+    for tower, defaults in _DEFAULTS[config["model_type"]].items():
+        built = blocks_of(model, tower)
+        if not built:
+            continue
+        given = {**defaults, **(config.get(f"{tower}_config") or {})}
+        if older := config.get(f"{tower}_config_dict"):  # it wins, and so does what it leaves out (CLIPConfig)
+            given |= {**defaults, **older}
+        where = f"{file}: its {_TOWERS[tower]} blocks"
+        if given["num_attention_heads"] != built["num_attention_heads"]:
+            raise InputError(
+                f"{where} have {given['num_attention_heads']} attention heads, and {recipe.name} has "
+                f"{built['num_attention_heads']}, which computes something else from the same weights; name the "
+                "architecture they are of in model.name"
+            )
+        quick = given["hidden_act"] == "quick_gelu"
+        if quick != (built["hidden_act"] == "quick_gelu"):
+            check_activation(recipe.model_cfg, quick, recipe.name, whose)
+            raise InputError(
+                f"{where} compute with {given['hidden_act']}, and {recipe.name} with {built['hidden_act']}; name the "
+                "architecture they are of in model.name"
+            )
+        other = [key for key in ("hidden_act", "layer_norm_eps") if given[key] != built[key]]
+        if other:
+            theirs, here = (", ".join(f"{key} {values[key]}" for key in other) for values in (given, built))
+            notes.append(
+                f"{where} have {theirs} in transformers, and {here} in {recipe.name}: features differ a little"
+            )
+    return tuple(notes)
+
+
+def _preprocessing(folder: Path) -> tuple[dict[str, Any], str] | None:
+    for file, values in (
+        (folder / _PREPROCESSOR, _read(folder / _PREPROCESSOR)),
+        (folder / _PROCESSOR, _read(folder / _PROCESSOR).get("image_processor")),
+    ):
+        if values:
+            return merge_preprocess_dict(asdict(PreprocessCfg()), _as_open_clip(values, file)), f"of {file}"
+    return None
+
+
+def _as_open_clip(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    """An image processor of transformers as open_clip's preprocessing; the image size comes from the model.
+
+    Raises:
+        InputError: it prepares images as open_clip cannot.
+    """
+    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+    siglip = "siglip" in kind.lower()
+    size = values.get("size") or ({"height": 224, "width": 224} if siglip else {"shortest_edge": 224})
+    squash = siglip if isinstance(size, int) else size.keys() == {"height", "width"}
+    interpolation = {2: "bilinear", 3: "bicubic"}.get(values.get("resample", 3))  # PIL's numbers
+    cropped = values.get("crop_size") if values.get("do_center_crop", not siglip) else None
+    faults = [
+        *([] if interpolation else [f"resample {values['resample']}, and open_clip has 2 (bilinear) and 3 (bicubic)"]),
+        *([] if squash or isinstance(size, int) or size.keys() == {"shortest_edge"} else [f"size {size}"]),
+        *([] if not cropped or _edges(cropped) == _edges(size) else [f"size {size} with crop_size {cropped}"]),
+        *(f"{key} false" for key in ("do_resize", "do_rescale", "do_normalize") if values.get(key, True) is False),
+    ]
+    if faults:
+        raise InputError(
+            f"{file}: has {'; '.join(faults)}; open_clip resizes to the model's image size and normalises; write what "
+            "the weights need, or take the file away for OpenAI's preprocessing"
+        )
+    means = {"mean": [0.5] * 3, "std": [0.5] * 3} if siglip else {}
+    given = {"mean": values.get("image_mean"), "std": values.get("image_std")}
+    return {
+        **means,
+        **{key: tuple(value) for key, value in given.items() if value},
+        "interpolation": interpolation,
+        "resize_mode": "squash" if squash else "shortest",
+    }
+
+
+def _edges(size: int | dict[str, int]) -> set[int]:
+    return {size} if isinstance(size, int) else set(size.values())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The content of a JSON file, nothing where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
