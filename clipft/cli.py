@@ -60,21 +60,6 @@ class Layout(Enum):
     hf = "hf"
 
 
-TOPICS = (
-    "block",
-    "embeddings",
-    "projection",
-    "similarity",
-    "logit_scale",
-    "alignment",
-    "quickgelu",
-    "pooling",
-    "freezing",
-    "strategies",
-)
-"""What `inspect --explain` explains; the texts are in `report/explain`, which needs torch."""
-
-
 class MapMethod(Enum):
     """How to lay out a map."""
 
@@ -92,6 +77,19 @@ Data = Annotated[
         help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
     ),
 ]
+TOPICS = (
+    "block",
+    "embeddings",
+    "projection",
+    "similarity",
+    "logit_scale",
+    "alignment",
+    "quickgelu",
+    "pooling",
+    "freezing",
+    "strategies",
+)
+"""What `inspect --explain` explains; the texts are in `report/explain`, which needs torch."""
 
 Which = Annotated[
     Optional[Checkpoint],  # noqa: UP045

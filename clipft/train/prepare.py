@@ -145,7 +145,8 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     if not with_cost:
         return PlanReport(meta, plan, meta.base, notes)
     shape = step_shape(config, loss)
-    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), step_cost(meta, plan, shape))
+    cost = step_cost(meta, plan, shape)
+    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
 
 
 def step_shape(config: Config, loss: str) -> StepShape:
