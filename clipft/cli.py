@@ -285,15 +285,14 @@ def inspect(
 
     with nullcontext() if loaded is None else loaded.places():
         picture = None if image is None else inspection.read_picture(image)  # before any weights, which take longer
-        report = None if loaded is None else _report_plan(loaded)
+        report = None if loaded is None or not tree else _report_plan(loaded)
         plan = None if report is None else report.plan
         if weights or pair:
             subject = with_weights(section)
             say(subject.notes)
         else:
             subject = without_weights(build_meta(section) if report is None else report.meta)
-        if report is not None and tree:
-            say(report.notes)
+        say(() if report is None else report.notes)
         views = [inspection.walkthrough(subject, picture, text)] if walkthrough else []
         if block is not None:
             views.append(inspection.one_block(subject, plan, block))

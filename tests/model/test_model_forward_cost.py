@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
+import pytest
 import torch
 from freeze_models import native, on_meta
-from torch import nn
+from torch import Tensor, nn
 
-from clipft.model.describe import describe
-from clipft.model.forward_cost import ForwardCost, forward_cost, model_cost
+from clipft.model.describe import ModelFacts, describe
+from clipft.model.forward_cost import forward_cost, model_cost
 from clipft.model.towers import towers_of
+
+
+def facts_of(model: nn.Module) -> ModelFacts:
+    return describe(model, *towers_of(model), name="x")
 
 
 def transformer_flops(depth: int, tokens: int, width: int) -> int:
@@ -18,8 +25,7 @@ def transformer_flops(depth: int, tokens: int, width: int) -> int:
 
 def test_vit_b_32_by_hand() -> None:
     model = on_meta("ViT-B-32")
-    image, text = towers_of(model)
-    cost = model_cost(model, image, text, describe(model, image, text, name="ViT-B-32"))
+    cost = model_cost(model, *towers_of(model), facts_of(model))
     patches = 2 * 49 * 768 * (32 * 32 * 3)
     assert cost.image.flops == patches + transformer_flops(12, 50, 768) + 2 * 768 * 512  # 8.8 GFLOP
     assert cost.text.flops == transformer_flops(12, 77, 512) + 2 * 512 * 512
@@ -27,43 +33,29 @@ def test_vit_b_32_by_hand() -> None:
     assert cost.one_pair == cost.weights + cost.image.kept + cost.text.kept
 
 
-def test_meta_and_values_count_alike() -> None:
-    on_cpu = native()
+def test_meta_and_values_cost_the_same() -> None:
     with torch.device("meta"):
-        model = native()
-    flops = [
-        forward_cost(m, towers_of(m)[0], torch.zeros(1, 3, 32, 32, device=device)).flops
-        for m, device in ((on_cpu, "cpu"), (model, "meta"))
-    ]
-    assert flops[0] == flops[1]
-
-
-def test_what_is_kept_grows_with_the_batch_and_leaves_out_the_weights() -> None:
-    model = on_meta("ViT-B-32")
-    image, _ = towers_of(model)
-    one, two = (forward_cost(model, image, torch.zeros(n, 3, 224, 224, device="meta")) for n in (1, 2))
-    assert two == ForwardCost(2 * one.flops, 2 * one.kept)  # a weight in it would not double
-
-
-def test_what_is_kept_by_hand() -> None:
-    """A linear layer keeps its input, a ReLU its output; what both share counts once."""
-
-    class TwoLayers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 3))
-
-        def encode(self, inputs: torch.Tensor) -> torch.Tensor:
-            return self.layers(inputs)
-
-    model = TwoLayers()
-    cost = forward_cost(model, model, torch.zeros(5, 10))  # type: ignore[arg-type]  # only its encode is asked
-    assert cost == ForwardCost(flops=2 * 5 * (10 * 20 + 20 * 3), kept=4 * 5 * (10 + 20))
-
-
-def test_the_fused_path_of_attention_is_as_it_was() -> None:
+        sketch = native()
     model = native()
-    image, _ = towers_of(model)
-    was = torch.backends.mha.get_fastpath_enabled()
-    forward_cost(model, image, torch.zeros(1, 3, 32, 32))
-    assert torch.backends.mha.get_fastpath_enabled() == was
+    assert model_cost(model, *towers_of(model), facts_of(model)) == model_cost(
+        sketch, *towers_of(sketch), facts_of(sketch)
+    )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_kept_is_what_autograd_saves(number: int) -> None:
+    """Each storage that a real forward pass saves, but parameters and buffers, once."""
+    model = native()
+    tower, facts = towers_of(model)[number], facts_of(model)
+    saved: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    inputs = (torch.zeros(1, 3, 32, 32), torch.zeros(1, 16, dtype=torch.long))[number]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        tower.encode(inputs)
+    own = {tensor.untyped_storage().data_ptr() for tensor in chain(model.parameters(), model.buffers())}
+    size = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)
+    assert forward_cost(model, tower, facts).kept == pytest.approx(size, rel=0.01)
