@@ -328,6 +328,51 @@ def _refuse(*rules: tuple[bool, str]) -> None:
 
 
 @app.command()
+def models(
+    words: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="FILTER", help="A part of a name or tag, such as SigLIP, ViT-B or laion2b."),
+    ] = None,
+    fits: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--fits", metavar="SIZE", help="Show what trains in this much memory, such as 8GB."),
+    ] = None,
+    precision: Annotated[
+        Optional[Precision],  # noqa: UP045
+        typer.Option("--precision", help="With --fits: what a step computes in; auto is bf16."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List open_clip's architectures and pretrained tags: size, cost, zero-shot accuracy.
+
+    Example: clipft models SigLIP
+    """
+    import json
+
+    from clipft.model.catalogue import catalogue
+    from clipft.report.amounts import read_bytes
+    from clipft.report.console import result
+    from clipft.report.models_view import print_fits, print_models
+
+    if precision is not None and fits is None:
+        raise InputError("--precision: is for --fits; a listing has none")
+    size = None if fits is None else read_bytes(fits)
+    found = catalogue() if words is None else catalogue().search(words)
+    if size is None:
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=1))
+        else:
+            print_models(found, result(), with_tags=words is not None)
+        return
+    kind = "fp32" if precision is Precision.fp32 else "bf16"  # fp16 takes as many bytes
+    fitting = found.fitting(size, kind)
+    if as_json:
+        typer.echo(json.dumps({"bytes": size, "precision": kind, "fits": [fit.to_json() for fit in fitting]}, indent=1))
+    else:
+        print_fits(found, fitting, result(), size=size, precision=kind)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a config, for editors.
 

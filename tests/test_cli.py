@@ -14,7 +14,10 @@ from typer.main import get_command
 from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("train", "overfit", "freeze-report", "inspect", "schema", "evaluate", "embed", "predict", "export")
+COMMANDS = (
+    *("train", "overfit", "freeze-report", "inspect", "models", "schema"),
+    *("evaluate", "embed", "predict", "export"),
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -39,7 +42,9 @@ def typed(*words: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return done, time.perf_counter() - started
 
 
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",), ("embed", "x")])
+@pytest.mark.parametrize(
+    "words", [("--help",), ("--version",), ("train", "no-such.yaml"), ("schema",), ("models",), ("embed", "x")]
+)
 def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...]) -> None:
     """P69: help and a config's mistakes are told at once."""
     done, seconds = typed(*words)
@@ -138,6 +143,59 @@ def test_inspect_of_an_unknown_name_names_the_nearest(run: Run) -> None:
     code, _, err = run("inspect", "--model", "ViT-B32")
     assert code == 2
     assert "ViT-B-32" in err
+
+
+def test_models(run: Run) -> None:
+    code, out, _ = run("models")
+    assert code == 0
+    assert len([line for line in out.splitlines() if line.startswith(" ViT-B-32 ")]) == 1
+    code, out, _ = run("models", "siglip2-256")
+    assert code == 0
+    assert "ViT-B-32-SigLIP2-256" in out
+    assert "webli" in out
+    assert "ViT-B-16-SigLIP-256" not in out
+
+
+def test_models_as_json(run: Run) -> None:
+    code, out, _ = run("models", "laion2b_s34b_b79k", "--json")
+    found = json.loads(out)
+    assert code == 0
+    (each,) = found["architectures"]
+    assert (each["name"], each["profile"]["parameters"], each["profile"]["image_size"]) == (
+        "ViT-B-32",
+        151277313,
+        [224, 224],
+    )
+    assert [(tag["name"], tag["zero_shot_top1"]) for tag in each["tags"]] == [("laion2b_s34b_b79k", 0.6656)]
+
+
+def test_models_that_fit(run: Run) -> None:
+    code, out, _ = run("models", "ViT-B-32", "--fits", "8GB")
+    assert code == 0
+    assert "train in 8.0 GB · bf16 or fp16" in out
+    code, out, _ = run("models", "ViT-B-32-quickgelu", "--fits", "8 GB", "--precision", "fp32", "--json")
+    assert (code, json.loads(out)) == (
+        0,
+        {
+            "bytes": 8_000_000_000,
+            "precision": "fp32",
+            "fits": [{"name": "ViT-B-32-quickgelu", "full": 64, "lora": 64, "heads": 256}],
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("mobilclip",), "did you mean MobileCLIP"),
+        (("--fits", "much"), "--fits: expected a size such as 8GB, 7.5GB or 24GiB, found 'much'"),
+        (("--precision", "bf16"), "--precision: is for --fits"),
+    ],
+)
+def test_models_that_are_not_there_are_a_sentence(run: Run, words: tuple[str, ...], message: str) -> None:
+    code, out, err = run("models", *words)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.split())
 
 
 def test_train_evaluate_predict_and_export(

@@ -147,10 +147,7 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
             hint = f"the folder is named by {LOCAL_DIR}{config.name}. "
         elif folder.is_dir():
             hint = f"{LOCAL_DIR}PATH is for a folder with an {OPEN_CLIP_CONFIG}, model.pretrained for a run. "
-        raise InputError(
-            f"model.name: open_clip has no architecture {config.name}; {hint}"
-            'All there are: python -c "import open_clip; print(open_clip.list_models())"'
-        )
+        raise InputError(f"model.name: open_clip has no architecture {config.name}; {hint}All there are: clipft models")
     model_cfg = open_clip.get_model_config(arch)
     tag = sources.tag_cfg(config.pretrained, arch)
     if tag:

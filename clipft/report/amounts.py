@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from clipft.errors import InputError
+
 
 def counted(number: int) -> str:
     """A whole number with its thousands separated: 151,277,313."""
@@ -16,6 +20,19 @@ def share(part: int, whole: int) -> str:
     if part < whole and percent >= 99.95:
         return ">99.9 %"
     return f"{percent:.1f} %" if part < whole else "100 %"
+
+
+def read_bytes(words: str) -> int:
+    """Bytes of a size such as 8GB, 7.5 GB or 24GiB.
+
+    Raises:
+        InputError: it is no such size.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", words.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise InputError(f"--fits: expected a size such as 8GB, 7.5GB or 24GiB, found {words!r}")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** (1 + "kmgt".index(found[2])))
 
 
 def in_bytes(count: float) -> str:

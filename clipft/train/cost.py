@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from clipft.model.build import MetaModel
@@ -70,7 +70,7 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
     count at the model's full context length. The optimiser's own arithmetic, a few operations a parameter, does not
     count.
     """
-    own = _counted(meta, plan, shape)
+    own = count_step(meta, plan, shape)
     whole = train_everything(plan)
     fixed = memory(plan, shape.optimizer)
     return Cost(
@@ -78,7 +78,7 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
         activations=own.activations,
         peak=fixed.weights + fixed.optimizer + max(own.most, fixed.gradients),
         step=own.flops,
-        everything=own.flops if whole == plan else _counted(meta, whole, shape).flops,
+        everything=own.flops if whole == plan else count_step(meta, whole, shape).flops,
         batch_size=shape.batch_size,
         rows_at_once=shape.rows_at_once,
         precision=shape.precision.name,
@@ -93,7 +93,7 @@ def train_everything(plan: Plan) -> Plan:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
     """FLOPs of a step; bytes beside weights and optimiser: before the towers' backward pass, and at any time."""
 
     flops: Flops
@@ -101,10 +101,20 @@ class _Counted:
     most: int
 
 
-def _counted(meta: MetaModel, plan: Plan, shape: StepShape) -> _Counted:
+Watch = Callable[[nn.Module, Tally], AbstractContextManager[object]]
+
+
+def count_step(
+    meta: MetaModel, plan: Plan, shape: StepShape, watch: Watch = lambda model, tally: nullcontext()
+) -> Counted:
+    """One step under `plan`, gone through with fake tensors.
+
+    Args:
+        watch: a context around the step, in which the model holds the fake tensors that the tally counts.
+    """
     set_modes(meta.model, plan, training=True)
     try:
-        with pretended(meta.model, {p.name for p in plan.trainable}) as tally:
+        with pretended(meta.model, {p.name for p in plan.trainable}) as tally, watch(meta.model, tally):
             return _go_through(_encoder(meta, plan, shape), _loss(meta.model, shape), shape, tally)
     finally:
         set_modes(meta.model, plan, training=False)
@@ -112,7 +122,7 @@ def _counted(meta: MetaModel, plan: Plan, shape: StepShape) -> _Counted:
 
 def _go_through(
     encode: Callable[[], Features], loss: Callable[[Features], Tensor], shape: StepShape, tally: Tally
-) -> _Counted:
+) -> Counted:
     """One step as `train/step.py` takes it; of many pieces two, since from the second on there are gradients."""
     with torch.set_grad_enabled(not shape.in_pieces):
         features = encode()
@@ -135,7 +145,7 @@ def _go_through(
         _backward(encode(), whole)
     passes = 2 if shape.in_pieces else 1
     flops = Flops(passes * shape.whole(forward) + loss_forward, shape.whole(backward) + loss_backward)
-    return _Counted(flops, activations, tally.most)
+    return Counted(flops, activations, tally.most)
 
 
 def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Features]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from clipft.model.build import MetaModel, build_meta
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.tower import Tower, owners
+from profile_models import ENCODERS, meta_model
 
 # --- the table: for each family the paths below which its parts lie; {} is a block's number --------
 
@@ -93,24 +93,6 @@ M2M100: Table = {
 OTHERS = ("logit_scale", "logit_bias", "text_decoder")
 TIMM = {"convnext": CONVNEXT, "fastvit": FASTVIT, "swin": SWIN}
 
-# --- the Hugging Face encoders that ten architectures name, in their real sizes --------------------
-
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-_ROBERTA = {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514, "pad_token_id": 1}
-_XLM = _ROBERTA | {"model_type": "xlm-roberta", "vocab_size": 250002}
-_MT5 = {"model_type": "mt5", "is_encoder_decoder": True, "vocab_size": 250112, "d_kv": 64, "pad_token_id": 0}
-_NLLB = {"model_type": "m2m_100", "is_encoder_decoder": True, "vocab_size": 256206, "d_model": 1024, "pad_token_id": 1}
-ENCODERS: dict[str, dict[str, Any]] = {
-    "roberta-base": _ROBERTA | _BASE,
-    "xlm-roberta-base": _XLM | _BASE,
-    "xlm-roberta-large": _XLM | _LARGE,
-    "google/mt5-base": _MT5 | {"d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
-    "google/mt5-xl": _MT5 | {"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
-    "facebook/nllb-200-distilled-600M": _NLLB | {"encoder_layers": 12, "encoder_ffn_dim": 4096},
-    "facebook/nllb-200-distilled-1.3B": _NLLB | {"encoder_layers": 24, "encoder_ffn_dim": 8192},
-}
-
 # --- which are looked at when ---------------------------------------------------------------------
 
 SAMPLE = {
@@ -136,18 +118,6 @@ SAMPLE = {
 NAMES = [
     name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in sorted(open_clip.list_models())
 ]
-
-
-def meta_model(name: str, folder: Path) -> MetaModel:
-    cfg = deepcopy(open_clip.get_model_config(name))
-    encoder = cfg["text_cfg"].get("hf_model_name")
-    if not encoder:
-        return build_meta(ModelConfig(name=name))
-    (folder / "config.json").write_text(json.dumps(ENCODERS[encoder]))
-    cfg["text_cfg"] |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
-    content = {"model_cfg": cfg | {"custom_text": True}, "preprocess_cfg": {}}
-    (folder / "open_clip_config.json").write_text(json.dumps(content))
-    return build_meta(ModelConfig(name=f"local-dir:{folder}"))
 
 
 def tables_of(cfg: dict[str, Any]) -> tuple[Table, Table]:
