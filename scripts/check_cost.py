@@ -104,11 +104,17 @@ def _convolution_backward(_gradient: Shape, inputs: Shape, weight: Shape, *setti
 
 def _attention_backward(_gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
     """Twice the forward pass's two products; torch has 2.5 times, for kernels that compute the weights again."""
-    return 2 * 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return 2 * _attention(query, key, value)
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Its two matrix products; torch 2.11 has no formula for the CPU's."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 OURS = {
     torch.ops.aten.convolution_backward: _convolution_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten._scaled_dot_product_flash_attention_backward: _attention_backward,
     torch.ops.aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
