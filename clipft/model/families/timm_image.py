@@ -111,7 +111,7 @@ def config_at_size(visual: Any, name: str) -> dict[str, Any] | None:
     if name.startswith(_LOCAL_DIR):
         folder = Path(name.removeprefix(_LOCAL_DIR))
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config | {"model_args": {"img_size": list(size)}}
+        return config | {"model_args": {**config.get("model_args", {}), "img_size": list(size)}}
     with torch.device("meta"):
         by_name = timm.create_model(name, num_classes=0)
     if tuple(by_name.patch_embed.img_size) == tuple(size):
