@@ -356,7 +356,7 @@ def models(
 
     if precision is not None and fits is None:
         raise InputError("--precision: is for --fits; a listing has none")
-    size = None if fits is None else read_bytes(fits)
+    size = None if fits is None else read_bytes(fits, "--fits")
     found = catalogue() if words is None else catalogue().search(words)
     if size is None:
         if as_json:

@@ -22,15 +22,18 @@ def share(part: int, whole: int) -> str:
     return f"{percent:.1f} %" if part < whole else "100 %"
 
 
-def read_bytes(words: str) -> int:
+def read_bytes(words: str, key: str) -> int:
     """Bytes of a size such as 8GB, 7.5 GB or 24GiB.
+
+    Args:
+        key: where it was written, as the message calls it.
 
     Raises:
         InputError: it is no such size.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt])(i?)b?", words.strip().lower())
     if not found or float(found[1]) == 0:
-        raise InputError(f"--fits: expected a size such as 8GB, 7.5GB or 24GiB, found {words!r}")
+        raise InputError(f"{key}: expected a size such as 8GB, 7.5GB or 24GiB, found {words!r}")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** (1 + "kmgt".index(found[2])))
 
