@@ -91,6 +91,15 @@ def test_fewer_words_keep_the_features_of_short_texts() -> None:
     assert model.positional_embedding.shape == (12, 32)
 
 
+def test_where_a_tower_pools_at_the_end_its_last_position_stays() -> None:
+    """SigLIP and CLIPA pool the last place; cut off, its features would be of another place's position."""
+    model = build("siglip", Path())
+    before = model.text.positional_embedding.clone()
+    (said,) = resize(model, Sizes(None, 8)).notes
+    assert torch.equal(model.text.positional_embedding, torch.cat([before[:7], before[-1:]]))
+    assert said.endswith("and the last are kept, and every text's features change, since this tower sees the padding")
+
+
 def test_a_class_token_keeps_its_place_at_the_end() -> None:
     model = build("coca", Path())
     last = model.text.positional_embedding[-1].clone()
