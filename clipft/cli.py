@@ -15,6 +15,7 @@ from clipft.errors import ClipftError, InputError
 if TYPE_CHECKING:
     from clipft.config.load import Loaded
     from clipft.config.source_schema import Source
+    from clipft.train.prepare import PlanReport
 
 app = typer.Typer(
     name="clipft",
@@ -76,6 +77,19 @@ Data = Annotated[
         help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
     ),
 ]
+TOPICS = (
+    "block",
+    "embeddings",
+    "projection",
+    "similarity",
+    "logit_scale",
+    "alignment",
+    "quickgelu",
+    "pooling",
+    "freezing",
+    "strategies",
+)
+"""What `inspect --explain` explains; the texts are in `report/explain`, which needs torch."""
 
 Which = Annotated[
     Optional[Checkpoint],  # noqa: UP045
@@ -205,27 +219,112 @@ def freeze_report(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Option("--model", help="An open_clip architecture or local-dir:PATH.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    model: Annotated[
+        str | None, typer.Option("--model", help="An open_clip architecture, local-dir:PATH or hf-hub:NAME.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="CONFIG", help="The model of a config, and what trains in it.")
+    ] = None,
+    overrides: Overrides = None,
+    pretrained: Annotated[
+        str | None, typer.Option("--pretrained", metavar="TAG|FILE|RUN", help="Load these weights; without, none are.")
+    ] = None,
+    walkthrough: Annotated[
+        bool, typer.Option("--walkthrough", help="The shape at each step from an image and a text to their logit.")
+    ] = False,
+    image: Annotated[str | None, typer.Option("--image", help="With --text: an image to walk through.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="With --image: its text.")] = None,
+    tree: Annotated[bool, typer.Option("--tree", help="The modules, repeated ones folded.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="With --tree: every module, nothing folded.")] = False,
+    block: Annotated[
+        int | None, typer.Option("--block", min=0, help="With --tree: block N of each tower alone.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="MODEL", help="Another model beside it, with the cost of each.")
+    ] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="TOPIC", help=f"An idea with its numbers: {', '.join(TOPICS)}.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the facts, and what was asked, as JSON.")] = False,
 ) -> None:
-    """Show what a model is made of, without loading weights.
+    """Look inside a model, without loading weights unless they are named.
 
-    Example: clipft inspect --model ViT-B-32
+    Example: clipft inspect --model ViT-B-32 --walkthrough
     """
     import json
+    from contextlib import nullcontext
 
+    from clipft.config.load import load_config
     from clipft.config.schema import ModelConfig
-    from clipft.model.build import build_meta
-    from clipft.model.describe import describe
-    from clipft.report.console import result
-    from clipft.report.inspect_view import print_inspection
+    from clipft.config.vocabulary import nearest
 
-    meta = build_meta(ModelConfig(name=model))
-    facts = describe(meta.model, meta.image, meta.text, name=meta.name, model_cfg=meta.model_cfg)
+    weights, pair = pretrained is not None, image is not None and text is not None
+    _refuse(
+        ((model is None) == (config is None), "inspect: give --model NAME, such as ViT-B-32, or --config CONFIG"),
+        (bool(overrides) and config is None, "--set: changes a config; name it by --config"),
+        (weights and config is not None, "--pretrained: with --config write --set model.pretrained=..."),
+        (image is not None and text is None, "--image: needs a text to meet; add --text 'a photo of a dog'"),
+        (text is not None and image is None, "--text: needs an image to meet; add --image FILE"),
+        (pair and not walkthrough, "--image and --text: a walkthrough shows their values; add --walkthrough"),
+        (full and not tree, "--full: is a way to show the tree; add --tree"),
+        (block is not None and not tree, "--block: is a part of the tree; add --tree"),
+        (full and block is not None, "--full and --block: every module, or one block; give one of them"),
+        (compare is not None and (weights or pair), "--compare: looks at no weights; leave out --pretrained, --image"),
+    )
+    if explain is not None and explain not in TOPICS:
+        close = nearest(explain, TOPICS)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"--explain: {explain} is no topic; {hint}The topics are {', '.join(TOPICS)}")
+    loaded = None if config is None else load_config(config, overrides or (), need_data=False)
+    section = ModelConfig(name=model, pretrained=pretrained) if loaded is None else loaded.config.model
+
+    from clipft.model.build import build_meta
+    from clipft.model.subject import with_weights, without_weights
+    from clipft.report import inspection
+    from clipft.report.console import result, say
+
+    with nullcontext() if loaded is None else loaded.places():
+        picture = None if image is None else inspection.read_picture(image)  # before any weights, which take longer
+        report = None if loaded is None or not tree else _report_plan(loaded)
+        plan = None if report is None else report.plan
+        if weights or pair:
+            subject = with_weights(section)
+            say(subject.notes)
+        else:
+            subject = without_weights(build_meta(section) if report is None else report.meta)
+        say(() if report is None else report.notes)
+        views = [inspection.walkthrough(subject, picture, text)] if walkthrough else []
+        if block is not None:
+            views.append(inspection.one_block(subject, plan, block))
+        elif tree:
+            views.append(inspection.tree(subject, plan, full=full))
+        if compare is not None:
+            other = without_weights(build_meta(ModelConfig(name=compare)))
+            views.append(inspection.comparison(subject, other))
+        if explain is not None:
+            views.append(inspection.explanation(subject, explain))
     if as_json:
-        typer.echo(json.dumps(facts.to_json(), indent=1))
-    else:
-        print_inspection(facts, result())
+        facts = inspection.summary(subject).value
+        typer.echo(json.dumps(facts | {view.key: view.value for view in views}, indent=1))
+        return
+    console = result()
+    for number, view in enumerate(views or [inspection.summary(subject)]):
+        if number:
+            console.print()
+        view.show(console)
+
+
+def _report_plan(loaded: Loaded) -> PlanReport:
+    from clipft.train.prepare import report_plan  # it takes a while, and only a config needs it
+
+    return report_plan(loaded.config, with_cost=False)
+
+
+def _refuse(*rules: tuple[bool, str]) -> None:
+    """InputError with the sentence of the first rule that is broken."""
+    for broken, sentence in rules:
+        if broken:
+            raise InputError(sentence)
 
 
 @app.command()

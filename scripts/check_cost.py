@@ -17,6 +17,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,11 +104,17 @@ def _convolution_backward(_gradient: Shape, inputs: Shape, weight: Shape, *setti
 
 def _attention_backward(_gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
     """Twice the forward pass's two products; torch has 2.5 times, for kernels that compute the weights again."""
-    return 2 * 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return 2 * _attention(query, key, value)
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    """Its two matrix products; torch 2.11 has no formula for the CPU's."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 OURS = {
     torch.ops.aten.convolution_backward: _convolution_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten._scaled_dot_product_flash_attention_backward: _attention_backward,
     torch.ops.aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
@@ -154,9 +161,12 @@ def _captions(rows: int) -> list[str]:
 
 
 def describe_machine(device: str) -> str:
-    """Processor or GPU, cores and versions: what figures hang on."""
-    where = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    """Processor, or GPU, and torch's version in one line."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.split(": ")[1] for line in lines if line.startswith("model name")), processor)
+    return f"{torch.cuda.get_device_name() if device == 'cuda' else processor}; torch {torch.__version__}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -37,10 +37,12 @@ class Beside:
     Args:
         preprocess: the weights' own preprocessing as open_clip has it, and whose it is.
         notes: lines to say.
+        says_activation: whether a config was there, and agreed with the architecture's activation.
     """
 
     preprocess: tuple[dict[str, Any], str] | None = None
     notes: tuple[str, ...] = ()
+    says_activation: bool = False
 
 
 def read_beside(path: Path, recipe: Recipe, model: nn.Module) -> Beside:
@@ -59,12 +61,12 @@ def read_beside(path: Path, recipe: Recipe, model: nn.Module) -> Beside:
     if ours.is_file():
         model_cfg, preprocess_cfg = read_config_file(ours, f"model.pretrained: {path}")
         check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, whose)
-        return Beside((preprocess_cfg, f"of {ours}"))
+        return Beside((preprocess_cfg, f"of {ours}"), says_activation=True)
     config = _read(path.parent / HUGGING_FACE_CONFIG)
     if config.get("model_type") not in _DEFAULTS and config:
         return Beside()
     notes = _check_blocks(path.parent / HUGGING_FACE_CONFIG, config, recipe, model, whose) if config else ()
-    return Beside(_preprocessing(path.parent), notes)
+    return Beside(_preprocessing(path.parent), notes, says_activation=bool(config))
 
 
 def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.Module, whose: str) -> tuple[str, ...]:

@@ -19,10 +19,12 @@ from clipft.errors import InputError
 from clipft.model import sources
 from clipft.model.classifier import Classifier
 from clipft.model.construct import construct, draw, make_tokenizer
+from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
-from clipft.model.recipe import Recipe, Sizes, check_activation, recipe_of, sizes_of
+from clipft.model.recipe import Recipe, check_activation, recipe_of, sizes_of
+from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
 from clipft.model.tokenizer import Tokenizer
 from clipft.model.tower import Tower
@@ -58,6 +60,7 @@ class ClipModel:
         tokenizer: texts to tokens.
         base: one phrase for where the weights are from.
         random: whether any of the base's weights are drawn, so that no file can bring them back.
+        resized: parameters that were made from the base's by resampling.
         notes: lines to say.
     """
 
@@ -71,6 +74,7 @@ class ClipModel:
     tokenizer: Tokenizer
     base: str
     random: bool
+    resized: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -92,7 +96,7 @@ def build_meta(config: ModelConfig) -> MetaModel:
         model = construct(recipe)
         resized = resize(model, recipe.sizes)
     image, text = _towers(model, config)
-    notes = (*recipe.notes, *random_notes(recipe.source), *resized)
+    notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes)
     return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes)
 
 
@@ -107,8 +111,8 @@ def build(config: ModelConfig, seed: int) -> ClipModel:
     resized = resize(model, recipe.sizes)
     towers = _towers(model, config)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
-    clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled)
-    clip.notes += (*resized, _preprocess_note(clip.preprocess_cfg, whose))
+    clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
+    clip.notes += (*resized.notes, _preprocess_note(clip.preprocess_cfg, whose))
     return clip
 
 
@@ -125,7 +129,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
         sources.check_there(recipe.source)
         _fill(model, recipe, config.model.logit_scale)
-    resize(model, recipe.sizes)
+    resized = resize(model, recipe.sizes)
     towers = _towers(model, config.model)
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
@@ -140,22 +144,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
         )
     note = f"{checkpoint.folder}: step {checkpoint.step}, trained from {state['base']}"
     filled = Filled(state["base"], (note,))
-    return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled)
-
-
-def resize(model: nn.Module, sizes: Sizes) -> tuple[str, ...]:
-    """Give the model the sizes that it does not have yet; returns what to say.
-
-    Raises:
-        InputError: its family has no way to.
-    """
-    image, text = towers_of(model)
-    said = []
-    if sizes.image_size is not None and image.describe().image_size != sizes.image_size:
-        said.append(image.resize(sizes.image_size))
-    if sizes.context_length is not None and text.describe().context_length != sizes.context_length:
-        said.append(text.resize(sizes.context_length))
-    return tuple(filter(None, said))
+    return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled, resized)
 
 
 def _towers(model: nn.Module, config: ModelConfig) -> tuple[Tower, Tower]:
@@ -219,6 +208,7 @@ def _join(
     tokenizer: Tokenizer,
     preprocess_cfg: dict[str, Any],
     filled: Filled,
+    resized: Resized,
 ) -> ClipModel:
     """The parts as one; the image size is the model's own, as in open_clip."""
     visual: Any = model.visual
@@ -235,17 +225,13 @@ def _join(
         tokenizer=tokenizer,
         base=filled.base,
         random=is_drawn(recipe),
+        resized=resized.names,
         notes=(*recipe.notes, *filled.notes),
     )
 
 
 def _preprocess_note(cfg: dict[str, Any], whose: str) -> str:
     """The preprocessing in one line: it belongs to the weights, and a wrong one costs accuracy silently (P43)."""
-    size = " x ".join(map(str, _height_and_width(cfg["size"])))
+    size = " x ".join(map(str, pair(cfg["size"])))
     mean, std = (" ".join(f"{value:.3f}" for value in cfg[key]) for key in ("mean", "std"))
     return f"preprocessing {whose}: {size} pixels, {cfg['interpolation']}, {cfg['resize_mode']}, mean {mean}, std {std}"
-
-
-def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width, from open_clip's number or pair."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

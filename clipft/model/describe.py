@@ -69,7 +69,7 @@ class ModelFacts:
     def to_json(self) -> dict[str, Any]:
         """What `inspect --json` prints."""
         facts = asdict(self)
-        return {"name": facts.pop("name"), "parameters": self.parameters, **facts}
+        return {"name": facts.pop("name"), "parameters": self.parameters, **facts, "scale": math.exp(self.logit_scale)}
 
 
 def describe(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import open_clip
+from torch import Tensor, nn
 
+from clipft.errors import InputError
 from clipft.model import hf_names, sources, textencoder
 from clipft.model.beside import Beside, read_beside
 from clipft.model.encoders import load_image_encoder
 from clipft.model.hub import fetch
 from clipft.model.layouts import HUGGING_FACE, of_openai
 from clipft.model.recipe import Recipe, check_activation
+from clipft.model.resize import resize
 from clipft.model.weights import load_into, read_weights
 
 RANDOM_BASE = "random weights"
@@ -43,11 +47,12 @@ def fill(model: nn.Module, recipe: Recipe, source: sources.PlainSource) -> Fille
             return _from_encoders(model, recipe, source)
         case sources.FileWeights():
             beside = read_beside(source.path, recipe, model) if source.look_beside else Beside()
-            notes = _from_file(model, recipe, source.path, str(source.path))
+            told = beside.says_activation or not source.look_beside
+            notes = _from_file(model, recipe, source.path, str(source.path), activation_told=told)
             return Filled(base_phrase(recipe), (*notes, *beside.notes), preprocess=beside.preprocess)
         case sources.HubWeights():
             path = fetch(source.repo, source.filenames, what=source.key, instead=sources.LOCAL_FILE)
-            return Filled(source.label, _from_file(model, recipe, path, source.label))
+            return Filled(source.label, _from_file(model, recipe, path, source.label, activation_told=True))
 
 
 def base_phrase(recipe: Recipe) -> str:
@@ -92,16 +97,52 @@ def random_notes(source: sources.Source) -> tuple[str, ...]:
             return ()
 
 
-def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str) -> tuple[str, ...]:
+def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str, *, activation_told: bool) -> tuple[str, ...]:
     weights = read_weights(path)
     tensors, notes, layout = weights.tensors, weights.notes, ""
     if of_openai(tensors):
         check_activation(recipe.model_cfg, True, recipe.name, f"the weights {label} (OpenAI's own file)")
+    elif not activation_told:
+        notes += _activation_unsaid(recipe, path)
     if family := hf_names.family_of(tensors):
         tensors = hf_names.to_open_clip(tensors, text="text." if hasattr(model, "text") else "")
         layout = HUGGING_FACE[family]
         notes += (f"{label}: {layout}, put into open_clip's names",)
-    return (*notes, *load_into(model, tensors, name=recipe.name, source=label, layout=layout))
+    if _differ_in_shape(model, tensors):
+        resize(model, recipe.sizes)  # weights that have the size asked for already
+    try:
+        said = load_into(model, tensors, name=recipe.name, source=label, layout=layout)
+    except InputError as error:
+        raise InputError(f"{error}{_size_advice(model, tensors)}") from None
+    return (*notes, *said)
+
+
+def _differ_in_shape(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the model's tensors that have another shape in the file."""
+    wanted = model.state_dict()
+    return [name for name, tensor in tensors.items() if name in wanted and tensor.shape != wanted[name].shape]
+
+
+def _size_advice(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """What else may be the matter where only positions do not fit."""
+    odd = [name for name in _differ_in_shape(model, tensors) if tensors[name].numel() > 1]
+    if not odd or any("pos" not in name.rpartition(".")[2] for name in odd):
+        return ""
+    key = "model.image_size" if odd[0].startswith("visual.") else "model.context_length"
+    return f". Only positions differ: write the size these weights have in {key}"
+
+
+def _activation_unsaid(recipe: Recipe, path: Path) -> tuple[str, ...]:
+    """A line where the architecture has a twin with the other activation, and nothing says which one is meant (P42)."""
+    base = recipe.name.removesuffix("-quickgelu")
+    twin = f"{base}-quickgelu"
+    if not {base, twin} <= set(open_clip.list_models()):
+        return ()
+    here, other = ("GELU", twin) if recipe.name == base else ("QuickGELU", base)
+    return (
+        f"{path}: nothing beside it says with which activation it was trained; {recipe.name} computes with {here}. "
+        f"OpenAI's, DFN's and MetaCLIP's weights want QuickGELU: if this is not what yours want, write name: {other}",
+    )
 
 
 def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights) -> Filled:

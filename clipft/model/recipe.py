@@ -82,8 +82,8 @@ def recipe_of(config: ModelConfig) -> Recipe:
         InputError: an unknown name or tag, encoders that do not meet, a setting that does not fit the model.
     """
     if config.name is None:
-        return _two_encoders(config)
-    if config.name.startswith(LOCAL_DIR):
+        recipe = _two_encoders(config)
+    elif config.name.startswith(LOCAL_DIR):
         recipe = _local_dir(config, Path(config.name.removeprefix(LOCAL_DIR)).expanduser())
     elif config.name.startswith(HF_HUB):
         recipe = _hub(config, config.name.removeprefix(HF_HUB))
@@ -147,7 +147,7 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
             hint = f"the folder is named by {LOCAL_DIR}{config.name}. "
         elif folder.is_dir():
             hint = f"{LOCAL_DIR}PATH is for a folder with an {OPEN_CLIP_CONFIG}, model.pretrained for a run. "
-        raise InputError(f"model.name: open_clip has no architecture {config.name}; {hint}All there are: clipft models")
+        raise InputError(f"model.name: open_clip has no architecture {config.name}; {hint}all there are: clipft models")
     model_cfg = open_clip.get_model_config(arch)
     tag = sources.tag_cfg(config.pretrained, arch)
     if tag:
@@ -236,7 +236,15 @@ def _sized(recipe: Recipe, config: ModelConfig) -> Recipe:
     if wanted.context_length is not None and recipe.text_folder is not None:
         encoder = textencoder.read_config(recipe.text_folder, "model.name")
         check_context(wanted.context_length, encoder, f"model.name: {recipe.name}")
-    return replace(recipe, sizes=wanted)
+    return replace(recipe, sizes=wanted, notes=(*recipe.notes, *_hugging_face_context(recipe, config)))
+
+
+def _hugging_face_context(recipe: Recipe, config: ModelConfig) -> tuple[str, ...]:
+    """A Hugging Face encoder has positions to spare: nothing is resized, captions are cut elsewhere."""
+    own = sizes_of(recipe.model_cfg).context_length
+    if recipe.text_folder is None or config.context_length in (None, own):
+        return ()
+    return (f"model.context_length: captions are cut at {config.context_length} tokens, in place of {own}",)
 
 
 def _text_folder(model_cfg: dict[str, Any], what: str) -> Path | None:

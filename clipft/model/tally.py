@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 _aten: Any = torch.ops.aten
 
@@ -114,8 +114,12 @@ def pretended(model: nn.Module, trains: Collection[str]) -> Iterator[Tally]:
             kept[key] = tensor
 
 
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+
+
 def _attention_backward(_gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * int(flop_registry[_ATTENTION](query, key, value))
+    return 2 * _attention(query, key, value)
 
 
 def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
@@ -125,9 +129,9 @@ def _convolution_backward(gradient: Tensor, inputs: Tensor, weight: Tensor, *arg
     return forward * (int(wanted[0]) + int(wanted[1]))
 
 
-_ATTENTION = _aten._scaled_dot_product_flash_attention_for_cpu
 _FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # torch 2.11 has no formula for it
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     _aten.convolution_backward: _convolution_backward,
 }

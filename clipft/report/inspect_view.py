@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from rich.console import Console
 from rich.text import Text
@@ -23,10 +25,12 @@ def print_inspection(facts: ModelFacts, console: Console) -> None:
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print()
     _print_line(console, "", "image", "text", style="bold")
-    for label, words in _SIZES:
+    for label, words in SIZES:
         image, text = words(facts.image), words(facts.text)
         if image or text:
             _print_line(console, label, image or "-", text or "-")
+    both = f"both towers end in {counted(facts.image.embed_dim)} numbers, so that an image and a text can be compared"
+    console.print(Text(f"\n {both}"), soft_wrap=True)
     console.print()
     _print_parameters(facts, console)
     console.print()
@@ -36,7 +40,12 @@ def print_inspection(facts: ModelFacts, console: Console) -> None:
 
 
 def _print_line(console: Console, label: str, image: str, text: str, *, style: str = "") -> None:
-    console.print(Text(f" {label:<{_LABEL}}{image:<{_COLUMN}}{text}".rstrip(), style=style), soft_wrap=True)
+    """A label and a cell for each tower; a cell too wide for its column goes on below."""
+    room = max(console.width - _LABEL - _COLUMN - 1, _COLUMN)
+    cells = (textwrap.wrap(image, _COLUMN - 2) or [""], textwrap.wrap(text, room) or [""])
+    for i, (left, right) in enumerate(zip_longest(*cells, fillvalue="")):
+        line = f" {label if i == 0 else '':<{_LABEL}}{left:<{_COLUMN}}{right}".rstrip()
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
 # --- a tower's sizes -----------------------------------------------------------------------------
@@ -45,7 +54,19 @@ def _print_line(console: Console, label: str, image: str, text: str, *, style: s
 def _depth(tower: TowerFacts) -> str:
     if tower.stages is None:
         return f"{tower.depth} blocks"
-    return f"{tower.depth} stages of {' '.join(map(str, tower.stages))}"
+    return f"{tower.depth} stages of {_row(tower.stages)}"
+
+
+def _stage_widths(tower: TowerFacts) -> str:
+    return "" if tower.stage_widths is None else _row(tower.stage_widths)
+
+
+def _row(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _pooled_width(tower: TowerFacts) -> str:
+    return counted(tower.pooled_width) if tower.pooled_width != tower.width else ""
 
 
 def _heads(tower: TowerFacts) -> str:
@@ -77,20 +98,25 @@ def _by(shape: tuple[int, int]) -> str:
     return f"{shape[0]} x {shape[1]}"
 
 
-_SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
+SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
     ("family", lambda tower: tower.family),
     ("depth", _depth),
+    ("stage widths", _stage_widths),
     ("width", lambda tower: counted(tower.width)),
     ("heads", _heads),
     ("MLP width", lambda tower: "" if tower.mlp_width is None else counted(tower.mlp_width)),
     ("activation", lambda tower: tower.activation),
     ("input", _input),
     ("patch", lambda tower: "" if tower.patch is None else f"{_by(tower.patch)} pixels"),
+    ("a token is", lambda tower: tower.token),
     ("tokens", _tokens),
+    ("positions", lambda tower: tower.positions),
     ("vocabulary", lambda tower: "" if tower.vocabulary is None else counted(tower.vocabulary)),
     ("attention", _sight),
     ("pooling", lambda tower: tower.pooling),
+    ("pooled width", _pooled_width),
     ("projection", _projection),
+    ("ends in", lambda tower: counted(tower.embed_dim)),
 )
 
 
@@ -98,19 +124,29 @@ _SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
 
 
 def _print_parameters(facts: ModelFacts, console: Console) -> None:
-    image, text = (_sizes(facts.parts, tower) for tower in ("image", "text"))
+    image, text = (part_sizes(facts.parts, tower) for tower in ("image", "text"))
     width = max(len(counted(size)) for size in (*image.values(), *text.values()))
     _print_line(console, "parameters", f"{'image':>{width}}", f"{'text':>{width}}", style="bold")
-    for label in _ROWS:
+    for label in PARTS:
         if label in image or label in text:
             cells = [counted(sizes[label]) if label in sizes else "-" for sizes in (image, text)]
             _print_line(console, label, *(f"{c:>{width}}" for c in cells), style="bold" if label == "total" else "")
 
+    others = [part for part in facts.parts if part.tower not in ("image", "text")]
+    for tower, words in (
+        ("heads", " and ".join(part.group for part in others if part.tower == "heads")),
+        ("decoder", _DECODER),
+    ):
+        if size := sum(part.parameters for part in others if part.tower == tower):
+            console.print(Text(f" {_BESIDE[tower]:<{_LABEL}}{counted(size):>{width}}  {words}"), soft_wrap=True)
 
-_ROWS = ("embeddings", "blocks", "  each", "norm", "pooling", "projection", "total")
+
+_BESIDE = {"heads": "beside them", "decoder": "decoder"}
+_DECODER = "writes captions; no loss here reaches it"
+PARTS = ("embeddings", "blocks", "  each", "norm", "pooling", "projection", "total")
 
 
-def _sizes(parts: Sequence[PartSize], tower: str) -> dict[str, int]:
+def part_sizes(parts: Sequence[PartSize], tower: str) -> dict[str, int]:
     """How many numbers each part of a tower holds, its blocks together and, where they are alike, each."""
     own = [part for part in parts if part.tower == tower]
     blocks = [part.parameters for part in own if block_number(part.group) is not None]

@@ -115,7 +115,7 @@ def _join(panel: Any, images: Points, captions: Points) -> None:
     from matplotlib.collections import LineCollection
 
     lines = np.stack([images, captions], axis=1)  # (P, 2 ends, 2)
-    panel.add_collection(LineCollection(lines, colors="#888888", linewidths=0.4, alpha=0.5, zorder=1))
+    panel.add_collection(LineCollection(list(lines), colors="#888888", linewidths=0.4, alpha=0.5, zorder=1))
 
 
 def _scatter(panel: Any, points: Points, labels: Ints, embeddings: Embeddings, size: float, *, caption: bool) -> None:

@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,19 @@ class Kept:
     epoch_end: bool
 
 
-def saved_names(model: nn.Module, plan: Plan, *, everything: bool) -> list[str]:
-    """Which tensors of the state dict a checkpoint holds: what trains and the buffers that move.
+def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
+    """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, and resized positions.
 
     Args:
         model: the model with its classifier.
         plan: what trains.
         everything: hold the frozen tensors too, since a random base cannot be fetched again.
+        resized: parameters that were resampled from the base's, on another processor to other bits.
     """
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for p in plan.trainable}
+    trains = {p.name for p in plan.trainable} | set(resized)
     moving = {name for name, _ in moving_modules(model, plan)}
     buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
     return [name for name in state if name in trains or name in buffers]

@@ -50,7 +50,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         clip = self.started.clip
-        self._names = saved_names(clip.model, self.prepared.plan, everything=clip.random)
+        self._names = saved_names(clip.model, self.prepared.plan, everything=clip.random, resized=clip.resized)
 
     @property
     def bytes(self) -> int:

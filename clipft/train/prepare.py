@@ -102,14 +102,16 @@ def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan without its run, for `clipft freeze-report`.
+    """A plan without its run, for `clipft freeze-report` and `inspect`.
 
     Args:
+        meta: the model that the plan is for.
         base: where the weights would come from.
         notes: what the plan could not know.
         cost: of a step; None where it was not asked for.
     """
 
+    meta: MetaModel
     plan: Plan
     base: str
     notes: tuple[str, ...] = ()
@@ -141,9 +143,10 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
             notes = (f"the classifier's size is not known, since its classes cannot be read: {error}",)
     plan = plan_of(config, meta, loss, classes)
     if not with_cost:
-        return PlanReport(plan, meta.base, notes)
+        return PlanReport(meta, plan, meta.base, notes)
     shape = step_shape(config, loss)
-    return PlanReport(plan, meta.base, (*notes, *shape.precision.notes), step_cost(meta, plan, shape))
+    cost = step_cost(meta, plan, shape)
+    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
 
 
 def step_shape(config: Config, loss: str) -> StepShape:

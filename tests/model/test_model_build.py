@@ -87,6 +87,16 @@ def test_random_weights_depend_on_the_seed_alone_and_are_loud() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_lone_file_says_nothing_of_its_activation_and_that_is_said(weights: Path) -> None:
+    """P42: by path nothing tells QuickGELU from GELU, so both are named."""
+    said = build(model(name="tiny", pretrained=str(weights)), seed=0).notes[0]
+    assert said.startswith(
+        f"{weights}: nothing beside it says with which activation it was trained; tiny computes with"
+    )
+    assert said.endswith("want QuickGELU: if this is not what yours want, write name: tiny-quickgelu")
+
+
+@pytest.mark.usefixtures("tiny")
 def test_building_leaves_logging_and_the_console_alone(capfd: pytest.CaptureFixture[str]) -> None:
     handlers = list(logging.getLogger().handlers)
     build(model(name="tiny"), seed=0)
@@ -105,7 +115,7 @@ def test_a_sketch_is_on_the_meta_device_and_reads_no_weights() -> None:
 def test_an_unknown_architecture_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"model.name: open_clip has no architecture ViT-B32; did you mean ViT-B-32"):
         build_meta(model(name="ViT-B32"))
-    with pytest.raises(InputError, match=r"architecture qqq; All there are: python -c .import open_clip; print"):
+    with pytest.raises(InputError, match=r"architecture qqq; all there are: clipft models"):
         build_meta(model(name="qqq"))
     assert build_meta(model(name="ViT-B/32")).name == "ViT-B-32"  # as open_clip takes it
 

@@ -15,6 +15,8 @@ from tiny_families import FAMILIES, M2M100, build, construct, custom, images, to
 from torch import Tensor, nn
 
 from clipft.errors import InputError
+from clipft.model.families import common, timm_image
+from clipft.model.families.hugging_face_text import FAMILIES as HUGGING_FACE_FAMILIES
 from clipft.model.freeze import apply_plan, set_modes
 from clipft.model.plan import block_number
 from clipft.model.tower import Tower, owners
@@ -147,6 +149,33 @@ def test_frozen_buffers_stand_still_and_moving_ones_move(family: str, tmp_path: 
 
 def is_decoder(name: str) -> bool:
     return name.startswith("text_decoder.")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_dropped_below_the_first_block_that_trains(family: str, tmp_path: Path) -> None:
+    """P16: with every dropout and stochastic depth at a half, a frozen prefix gives the same bits in training."""
+    model = build(family, tmp_path)
+    for module in model.modules():
+        for name in ("p", "drop_prob"):
+            if isinstance(getattr(module, name, None), float) and not list(module.parameters()):
+                setattr(module, name, 0.5)
+    loss = "siglip" if model.logit_bias is not None else "contrastive"
+    towers = towers_of(model)
+    for cut in range(1, 1 + max(tower.depth for tower in towers)):
+        keys = {tower.name: {"freeze_layers": min(cut, tower.depth)} for tower in towers}
+        plan = plan_of(model, loss=loss, **keys)
+        for tower, inputs in zip(towers, (images(model), tokens()), strict=True):
+            here = min(cut, tower.depth)
+            with torch.no_grad():
+                set_modes(model, plan, training=False)
+                still = tower.prefix(inputs, here).x
+                set_modes(model, plan, training=True)
+                assert torch.equal(tower.prefix(inputs, here).x, still)
+
+
+def test_the_refusal_names_every_kind_there_is() -> None:
+    assert set(common.TIMM_KINDS) == set(timm_image._KINDS)
+    assert set(common.HUGGING_FACE_TYPES) == set(HUGGING_FACE_FAMILIES)
 
 
 def test_a_vit_without_pooling_is_a_tower_that_gives_a_feature_a_token() -> None:

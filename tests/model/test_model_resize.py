@@ -18,8 +18,9 @@ from clipft.config.load import load_config
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import build as build_clip
-from clipft.model.build import build_meta, resize
+from clipft.model.build import build_meta
 from clipft.model.recipe import Sizes
+from clipft.model.resize import Resized, resize
 from clipft.model.towers import towers_of
 
 FIXED = {"timm relpos", "timm relpos, shared", "timm swin"}
@@ -35,7 +36,7 @@ def test_a_resized_tower_is_still_open_clips(family: str, tmp_path: Path) -> Non
     """P47: twice the size, half as many words again; the towers and open_clip's own pass agree on it."""
     model = build(family, tmp_path)
     height, width = towers_of(model)[0].describe().image_size
-    said = resize(model, Sizes((2 * height, 2 * width), 24))
+    said = resize(model, Sizes((2 * height, 2 * width), 24)).notes
     assert said[0].startswith(f"model.image_size: {2 * height} pixels in place of {height}; ")
     image, text = towers_of(model)
     ids = torch.cat([tokens(), torch.zeros(3, 8, dtype=torch.int64)], dim=1)
@@ -45,7 +46,7 @@ def test_a_resized_tower_is_still_open_clips(family: str, tmp_path: Path) -> Non
         torch.testing.assert_close(image.encode(images(model)), expected.reshape(2, -1), atol=1e-6, rtol=1e-5)
         assert torch.equal(text.encode(ids), model.encode_text(ids, normalize=False))
     assert image.describe().image_size == (2 * height, 2 * width)
-    assert resize(model, Sizes((2 * height, 2 * width), 24)) == ()
+    assert resize(model, Sizes((2 * height, 2 * width), 24)) == Resized((), ())
 
 
 @pytest.mark.parametrize("family", sorted(FIXED))
@@ -88,6 +89,15 @@ def test_fewer_words_keep_the_features_of_short_texts() -> None:
         resized(model, context_length=12)
         torch.testing.assert_close(towers_of(model)[1].encode(short), before, atol=1e-5, rtol=0)
     assert model.positional_embedding.shape == (12, 32)
+
+
+def test_where_a_tower_pools_at_the_end_its_last_position_stays() -> None:
+    """SigLIP and CLIPA pool the last place; cut off, its features would be of another place's position."""
+    model = build("siglip", Path())
+    before = model.text.positional_embedding.clone()
+    (said,) = resize(model, Sizes(None, 8)).notes
+    assert torch.equal(model.text.positional_embedding, torch.cat([before[:7], before[-1:]]))
+    assert said.endswith("and the last are kept, and every text's features change, since this tower sees the padding")
 
 
 def test_a_class_token_keeps_its_place_at_the_end() -> None:

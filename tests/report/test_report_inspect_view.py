@@ -16,36 +16,6 @@ from clipft.model.describe import describe
 from clipft.model.towers import towers_of
 from clipft.report.inspect_view import print_inspection
 
-VIT_B_32 = """\
-ViT-B-32 · 151,277,313 parameters · shared space of 512
-
-               image                         text
- family        native ViT                    native text
- depth         12 blocks                     12 blocks
- width         768                           512
- heads         12 x 64                       8 x 64
- MLP width     3,072                         2,048
- activation    GELU                          GELU
- input         224 x 224 pixels              77 tokens
- patch         32 x 32 pixels                -
- tokens        50                            -
- vocabulary    -                             49,408
- attention     -                             causal
- pooling       class token                   end-of-text token
- projection    768 x 512                     512 x 512
-
- parameters         image                          text
- embeddings     2,400,000                    25,336,320
- blocks        85,054,464                    37,828,608
-   each         7,087,872                     3,152,384
- norm               1,536                         1,024
- projection       393,216                       262,144
- total         87,849,216                    63,428,096
-
- logit_scale   2.659, exp 14.29 · initial value, weights bring their own
- exports       open_clip, pt, hf
-"""
-
 
 def inspected(model: nn.Module, name: str) -> str:
     file = io.StringIO()
@@ -56,10 +26,6 @@ def inspected(model: nn.Module, name: str) -> str:
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return open_clip.create_model(name, device="meta")
-
-
-def test_vit_b_32_whole() -> None:
-    assert inspected(on_meta("ViT-B-32"), "ViT-B-32") == VIT_B_32
 
 
 @pytest.mark.parametrize(

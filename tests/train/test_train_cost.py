@@ -24,7 +24,7 @@ from clipft.train.prepare import plan_of, report_plan, step_shape
 FROZEN = {"freeze_backbone": True}
 HEADS = {"image": FROZEN, "text": FROZEN}
 LAST = {"image": {"freeze_layers": 1}, "text": {"freeze_layers": 1}}
-SAMPLE = {"native, class token", "timm convnext", "hf roberta, mlp"}
+SAMPLE = {"native, class token", "vitamin", "hf roberta, mlp"}
 EACH = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 

@@ -12,11 +12,13 @@ import pytest
 import tiny_timm  # noqa: F401  # registers its models
 import torch
 import yaml
+from safetensors.torch import save_file
 from tiny_families import FAMILIES
 from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
 from train_runs import go, lines
 
 from clipft.config.load import load_config
+from clipft.config.schema import ModelConfig
 from clipft.export import export
 from clipft.model.build import build
 from clipft.model.saved import load_saved
@@ -26,8 +28,8 @@ SAMPLE = {"native, class token", "modified resnet", "siglip", "coca", "pe-core",
 EACH = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
-def write_base(family: str, folder: Path) -> Path:
-    """A local-dir: of the family's architecture without weights, with a tokenizer of its own where it needs one."""
+def write_base(family: str, folder: Path, *, weights: bool = False) -> Path:
+    """A local-dir: of the family's architecture, with a tokenizer of its own where it needs one."""
     folder.mkdir()
     cfg = FAMILIES[family](folder)
     text = cfg["text_cfg"]
@@ -39,6 +41,9 @@ def write_base(family: str, folder: Path) -> Path:
         text |= {"vocab_size": VOCABULARY} | ({"eos_id": VOCABULARY - 1} if text.get("pool_type") == "eos" else {})
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
     write_open_clip(folder, cfg, preprocess)
+    if weights:
+        model = build(ModelConfig(name=f"local-dir:{folder}"), seed=5).model
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
 
@@ -49,7 +54,8 @@ def test_twenty_steps_with_the_first_block_frozen(
     """P16, P45: the loss falls, what is frozen is bit-identical, and plain open_clip loads the same model."""
     config: dict[str, Any] = {
         "model": {
-            "name": f"local-dir:{write_base(family, tmp_path / 'base')}",
+            # with weights, a checkpoint holds what trains alone and the rest comes from the base again
+            "name": f"local-dir:{write_base(family, tmp_path / 'base', weights=True)}",
             "image": {"freeze_layers": 1},
             "text": {"freeze_layers": 1},
         },

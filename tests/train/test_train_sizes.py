@@ -10,16 +10,19 @@ from typing import Any
 
 import open_clip
 import pytest
+import timm
 import torch
 import yaml
 from test_train_families import write_base
 from train_runs import Write, go
 
 from clipft.config.load import load_config
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.evaluate.target import open_target
 from clipft.export import export, load
 from clipft.model.build import build, build_meta
+from clipft.model.families.timm_image import config_at_size
 from clipft.model.saved import load_saved
 from clipft.train.prepare import prepare
 
@@ -27,7 +30,7 @@ from clipft.train.prepare import prepare
 @pytest.mark.parametrize("family", ["native, class token", "siglip", "timm convnext"])
 def test_sizes_go_with_the_weights(family: str, colour_folder: Callable[..., Path], tmp_path: Path) -> None:
     """P47: the new size is in the run, in the run that starts from it, and in what plain open_clip loads."""
-    base = write_base(family, tmp_path / "base")
+    base = write_base(family, tmp_path / "base", weights=True)
     own = json.loads((base / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]["image_size"]
     size = 2 * own if own < 100 else 64
     config: dict[str, Any] = {
@@ -40,6 +43,10 @@ def test_sizes_go_with_the_weights(family: str, colour_folder: Callable[..., Pat
     path.write_text(yaml.safe_dump(config))
     run = go(path).folder
     saved = load_saved(run, "last").clip
+    held = json.loads((run / "checkpoints" / "step-000004" / "state.json").read_text())["saved"]
+    frozen = set(frozen_names(run))
+    assert set(held).isdisjoint(frozen - POSITIONS)
+    assert POSITIONS & frozen <= set(held)  # frozen, but another processor would resample them to other bits
     assert saved.image.describe().image_size == (size, size)
 
     export(str(run), str(tmp_path / "out"))
@@ -60,6 +67,62 @@ def test_sizes_go_with_the_weights(family: str, colour_folder: Callable[..., Pat
     assert build_meta(second).image.describe().image_size == (size, size)
     after = build(second, seed=0).model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in saved.model.state_dict().items())
+
+
+POSITIONS = {"visual.positional_embedding", "visual.trunk.pos_embed"}
+
+
+def frozen_names(run: Path) -> list[str]:
+    plan = json.loads((run / "plan.json").read_text())
+    return [p["name"] for p in plan["parameters"] if not p["trainable"]]
+
+
+def test_two_encoders_at_another_size(tiny_bert: Path, colour_folder: Callable[..., Path], tmp_path: Path) -> None:
+    encoders = {"image": {"encoder": "timm:test_vit", "random": True}, "text": {"encoder": f"hf:{tiny_bert}"}}
+    config = {
+        "model": {"name": None, "embed_dim": 32, "image_size": 64, **encoders},
+        "data": {"train": {"folder": str(colour_folder())}, "val": None, "workers": 0},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
+        "run": {"dir": str(tmp_path / "run")},
+    }
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(config))
+    run = go(path).folder
+    saved = load_saved(run, "last").clip
+    assert saved.image.describe().image_size == (64, 64)
+    export(str(run), str(tmp_path / "out"))
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_image(x), saved.model.encode_image(x), atol=1e-6, rtol=0)
+
+
+def test_weights_that_have_the_size_already(write: Write, tmp_path: Path) -> None:
+    """P44, P47: an export of a resized run is a base for its architecture, at the size that is written."""
+    path = write(train={"epochs": 1})
+    run = go(path, "model.image_size=64").folder
+    export(str(run), str(tmp_path / "out"))
+    name = load_config(path).config.model.name
+    fits = ModelConfig(name=name, pretrained=str(tmp_path / "out"), image_size=64)
+    positions = build(fits, seed=0).model.visual.positional_embedding
+    assert torch.equal(positions, load_saved(run, "last").clip.model.visual.positional_embedding)
+    with pytest.raises(InputError, match=r"Only positions differ: write the size .* in model.image_size"):
+        build(ModelConfig(name=name, pretrained=str(tmp_path / "out")), seed=0)
+
+
+def test_a_timm_config_keeps_its_other_settings(tmp_path: Path) -> None:
+    """What is exported is the trunk that was trained, not the one that its architecture's name stands for."""
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    cfg = timm.create_model("test_vit").pretrained_cfg
+    content = {"architecture": "test_vit", "pretrained_cfg": cfg, "model_args": {"depth": 3, "img_size": [32, 32]}}
+    (folder / "config.json").write_text(json.dumps(content))
+    vision = {"timm_model_name": f"local-dir:{folder}", "timm_pool": "token", "timm_proj": "linear", "image_size": 32}
+    visual = open_clip.CLIP(24, vision, {"width": 32, "heads": 2, "layers": 1}).visual
+    visual.set_input_size(64)
+    config = config_at_size(visual, vision["timm_model_name"])
+    assert config is not None
+    assert config["model_args"] == {"depth": 3, "img_size": [64, 64]}
 
 
 def test_a_run_with_fewer_words(write: Write) -> None:

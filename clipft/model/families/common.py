@@ -85,7 +85,7 @@ def activation(module: nn.Module) -> str:
         where = kind.__module__
         if kind.__name__ == "QuickGELU" or where.startswith("timm.layers.activations"):
             return kind.__name__
-        if where == "torch.nn.modules.activation" and kind is not nn.MultiheadAttention:
+        if where == "torch.nn.modules.activation" and kind not in (nn.MultiheadAttention, nn.Softmax):
             return f"{kind.__name__} (tanh)" if getattr(child, "approximate", "") == "tanh" else kind.__name__
     return "none"
 

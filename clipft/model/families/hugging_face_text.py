@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, MeanPooler
 from torch import Tensor, nn
@@ -152,8 +154,11 @@ class Mt5Text(HuggingFaceText):
 
     def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
         x, positions, mask = hidden.x, hidden.positions, self._mask(hidden)
+        # early releases of transformers 5 ask where each token stands, to make the positions from
+        asked = "cache_position" in signature(self.encoder.block[0].forward).parameters
+        places = {"cache_position": torch.arange(x.shape[1], device=x.device)} if asked else {}
         for block in list(self.encoder.block)[start:stop]:
-            x, positions, *_ = block(x, mask, positions)
+            x, positions, *_ = block(x, mask, positions, **places)
         return replace(hidden, x=x, positions=positions)
 
     def _last(self, x: Tensor) -> Tensor:
@@ -196,7 +201,8 @@ class M2m100Text(HuggingFaceText):
     def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
         x, mask = hidden.x, self._mask(hidden)
         for layer in list(self.encoder.layers)[start:stop]:
-            x = layer(x, mask)
+            output = layer(x, mask)
+            x = output[0] if isinstance(output, tuple) else output  # with its weights in early transformers 5
         return replace(hidden, x=x)
 
     def _last(self, x: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class NativeImage(Tower):
         positions = visual.positional_embedding
         visual.positional_embedding = replaced(positions, resample_grid(positions, old, new))
         visual.image_size, visual.grid_size = new_size, new
-        return resized_note(old_size, new_size, (old, new))
+        kind = "learnt positions" if positions.requires_grad else "fixed positions"
+        return resized_note(old_size, new_size, (old, new), kind)
 
     def embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual._embeds(inputs))  # (B, L, W)

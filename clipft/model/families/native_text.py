@@ -61,17 +61,23 @@ class NativeText(Tower):
         assert isinstance(size, int)
         text = self.text
         old, positions = text.context_length, text.positional_embedding
-        resampled = torch.cat([resample_row(positions[:old], size), positions[old:]])  # a class token's comes last
+        # a class token's position comes last, and so does that of the place where some towers pool
+        last = 1 if self._pooling == "last" and size < old and not self._has_class_token else 0
+        row, end = positions[: old - last], positions[old - last :]
+        resampled = torch.cat([resample_row(row, size - last), end])
         text.positional_embedding = replaced(positions, resampled)
         if text.attn_mask is not None:
             # CLIP, section 2.4: a token sees none after it
             full = torch.full((len(resampled), len(resampled)), float("-inf"), device=positions.device)
             text.attn_mask = full.triu_(1)
         text.context_length = size
-        text.num_pos = len(resampled)
-        how = f"the first {size} of its learnt positions are kept"
-        if size > old:
-            how = "its learnt positions are stretched"
+        if hasattr(text, "num_pos"):
+            text.num_pos = len(resampled)
+        how = "its learnt positions are stretched"
+        if size <= old:
+            how = f"the first {size - last} of its learnt positions{' and the last' if last else ''} are kept"
+        if text.attn_mask is None:  # a token sees the padding, and there is less of it or more
+            how += ", and every text's features change, since this tower sees the padding"
         return f"model.context_length: {size} tokens in place of {old}; {how}"
 
     def embed(self, inputs: Tensor) -> Hidden:

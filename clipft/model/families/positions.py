@@ -25,8 +25,8 @@ def resample_grid(positions: Tensor, old: Grid, new: Grid) -> Tensor:
 def resample_row(positions: Tensor, length: int) -> Tensor:
     """Positions (L, W) of tokens for `length` tokens: the first ones where there are fewer, else stretched linearly.
 
-    Cutting leaves the features of short texts what they were; `open_clip.model.resize_text_pos_embed` stretches
-    both ways.
+    In a causal tower that pools at the end of the text, cutting leaves the features of short texts what they were;
+    `open_clip.model.resize_text_pos_embed` stretches both ways.
     """
     if length <= len(positions):
         return positions[:length].clone()
@@ -65,17 +65,18 @@ def shown(size: Grid) -> str:
     return str(size[0]) if size[0] == size[1] else f"[{size[0]}, {size[1]}]"
 
 
-def resized_note(old: Grid, new: Grid, places: tuple[Grid, Grid] | None) -> str:
+def resized_note(old: Grid, new: Grid, places: tuple[Grid, Grid] | None, kind: str = "learnt positions") -> str:
     """What changing the image size did.
 
     Args:
-        places: the old and the new grid of learnt positions; None where there are none.
+        places: the old and the new grid of positions; None where there are none.
+        kind: what these are.
     """
     said = f"model.image_size: {shown(new)} pixels in place of {shown(old)}"
     if places is None:
         return f"{said}; this tower has no learnt positions to resize"
     (rows, columns), (new_rows, new_columns) = places
-    return f"{said}; its learnt positions are resampled from {rows} x {columns} to {new_rows} x {new_columns}"
+    return f"{said}; its {kind} are resampled from {rows} x {columns} to {new_rows} x {new_columns}"
 
 
 def refused(tower: str, key: str, why: str) -> InputError:

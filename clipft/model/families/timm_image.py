@@ -111,7 +111,7 @@ def config_at_size(visual: Any, name: str) -> dict[str, Any] | None:
     if name.startswith(_LOCAL_DIR):
         folder = Path(name.removeprefix(_LOCAL_DIR))
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config | {"model_args": {"img_size": list(size)}}
+        return config | {"model_args": {**config.get("model_args", {}), "img_size": list(size)}}
     with torch.device("meta"):
         by_name = timm.create_model(name, num_classes=0)
     if tuple(by_name.patch_embed.img_size) == tuple(size):
@@ -270,7 +270,7 @@ def _vit(trunk: Any) -> dict[str, Any]:
         "tokens": patches.num_patches + trunk.num_prefix_tokens,
         "token": f"a patch of {height} x {width} pixels{extra}",
         "positions": _positions(trunk),
-        "activation": activation(block),
+        "activation": activation(getattr(block, "mlp", block)),  # relative positions have an MLP of their own
     }
     if hasattr(block, "attn") and hasattr(block, "mlp"):
         last = [m for m in block.mlp.modules() if isinstance(m, nn.Linear)][-1]

@@ -1,0 +1,196 @@
+"""What a tower is made of: blocks, embeddings, projection, pooling, QuickGELU."""
+
+from __future__ import annotations
+
+from math import prod
+
+from clipft.model.anatomy import Anatomy, quick_gelu_gap
+from clipft.model.plan import block_number
+from clipft.report.amounts import counted, share
+from clipft.report.explain.explanation import Explanation, Table, by, listing, paragraphs
+
+# --- block ---------------------------------------------------------------------------------------
+
+
+def block(model: Anatomy) -> Explanation:
+    """What a block does, and what it is made of."""
+    image, text = model.facts.image, model.facts.text
+    return Explanation(
+        paragraphs(f"""
+            A block is the unit that freeze_layers counts: the image tower has {image.depth}, the text tower
+            {text.depth}. Each takes what the one before it gives and hands on something of the same kind, so any
+            number of them, from below, can be frozen while the rest trains.
+
+            Image: {_block_of(model, "image")}
+
+            Text: {_block_of(model, "text")}
+        """)
+    )
+
+
+def _block_of(model: Anatomy, name: str) -> str:
+    tower = model.tower(name)
+    of = share(model.size(name, "blocks"), model.size(name))
+    if tower.stages is not None:
+        units = listing([str(number) for number in tower.stages])
+        stages = [p.parameters for p in model.facts.parts if p.tower == name and block_number(p.group) is not None]
+        return f"""
+            a block is a stage of the network, here of {units} units. A unit looks at each place of the maps and
+            around it; from stage to stage the maps shrink and get deeper, so that a place stands for more of the
+            picture. The stages have {listing([counted(size) for size in stages])} parameters, {of} of the tower.
+        """
+    pieces = model.block[name]
+    inside = ", ".join(f"{piece} {counted(size)}" for piece, size in pieces.items())
+    heads = f", in {tower.heads} heads of {tower.head_width} numbers each" if tower.heads else ""
+    wider = f" to {counted(tower.mlp_width)}" if tower.mlp_width else ""
+    return f"""
+        a block takes {tower.tokens or ""} tokens of {counted(tower.width)} numbers and gives as many back. First
+        attention: each token asks {"those before it" if tower.causal else "all tokens"} for what it needs{heads}.
+        Then the MLP: each token alone is widened{wider}, bent by {tower.activation} and brought back. Both are added
+        to what came in. A block has {counted(sum(pieces.values()))} parameters ({inside}); all blocks are {of} of the
+        tower.
+    """
+
+
+# --- embeddings ----------------------------------------------------------------------------------
+
+
+def embeddings(model: Anatomy) -> Explanation:
+    """What happens before block 0, and how much of a tower it is."""
+    image, text = model.facts.image, model.facts.text
+    sizes = {tower: model.size(tower, "embeddings") for tower in ("image", "text")}
+    shares = {tower: share(size, model.size(tower)) for tower, size in sizes.items()}
+    said = paragraphs(f"""
+        Embeddings turn an input into what block 0 takes: numbers in place of pixels and words. Here they are
+        {counted(sizes["image"])} parameters of the image tower ({shares["image"]}) and {counted(sizes["text"])} of
+        the text tower ({shares["text"]}). freeze_layers: 1 and more freezes them.
+
+        Image: {_pixels(model)} Positions: {image.positions}.
+
+        Text: a token ({text.token}) is looked up in a table of {counted(text.vocabulary or 0)} rows of
+        {counted(text.width)} numbers. A batch touches few of the rows, so training moves common words much and rare
+        ones hardly at all. At most {text.context_length} tokens fit; the rest of a caption is cut. Positions:
+        {text.positions}.
+    """)
+    tables = {name: shape for tower in ("image", "text") for name, shape in model.tables[tower].items()}
+    rows = tuple((name, by(shape), counted(prod(shape))) for name, shape in tables.items())
+    decay = "They get no weight decay: it would shrink rows that no caption asked for."
+    return Explanation(said, Table(("looked up or added as it stands", "shape", "numbers"), rows), (decay,))
+
+
+def _pixels(model: Anatomy) -> str:
+    image = model.facts.image
+    size = image.image_size or (0, 0)
+    if image.patch is None or image.tokens is None:
+        return f"a few convolutions make maps of the {by(size)} pixels, and the first stage takes these."
+    down, across = size[0] // image.patch[0], size[1] // image.patch[1]
+    more = image.tokens - down * across
+    total = f"and {more} of the model's own: {image.tokens} tokens" if more else "tokens"
+    return f"""
+        {by(size)} pixels in patches of {by(image.patch)} are {down} x {across} = {down * across} {total}. A patch has
+        {by(image.patch)} x 3 = {counted(prod(image.patch) * 3)} numbers, and becomes {counted(image.width)}.
+    """
+
+
+# --- projection and pooling ----------------------------------------------------------------------
+
+
+def projection(model: Anatomy) -> Explanation:
+    """The last matrix of each tower."""
+    size = sum(model.size(tower, "projection") for tower in ("image", "text"))
+    some = f"{counted(size)} parameters, {share(size, model.facts.parameters)} of the model"
+    return Explanation(
+        paragraphs(f"""
+            A tower pools what it saw into one vector of a width of its own; a projection maps it into the space that
+            both towers share, of {counted(model.facts.image.embed_dim)} numbers. Projections are the cheapest part to
+            train, here {some if size else "none"}. One alone can only weigh anew what its tower already sees.
+
+            Image: {_projection_of(model, "image")}
+
+            Text: {_projection_of(model, "text")}
+
+            The freeze keys never count a projection as a layer: it trains unless projection: freeze says otherwise. A
+            bare matrix is applied as x @ W, so that its shape is (in, out); the weight of a Linear is (out, in).
+        """)
+    )
+
+
+def _projection_of(model: Anatomy, name: str) -> str:
+    tower = model.tower(name)
+    if not model.projection[name]:
+        return "none. The tower ends in the shared space already; late blocks and pooling can train in its place."
+    shapes = listing([f"{parameter} ({by(shape)})" for parameter, shape in model.projection[name].items()])
+    return f"{counted(tower.pooled_width)} numbers to {counted(tower.embed_dim)}, by {shapes}."
+
+
+def pooling(model: Anatomy) -> Explanation:
+    """How many tokens become one vector."""
+    image, text = model.facts.image, model.facts.text
+    own = {tower: model.size(tower, "pooling") for tower in ("image", "text")}
+    here = [f"{counted(size)} of the {tower} tower" for tower, size in own.items() if size]
+    return Explanation(
+        paragraphs(f"""
+            A tower ends in many vectors, one a place or a token, but a comparison needs one. Pooling makes it.
+
+            Image: {image.pooling}. {_does(image.pooling, "tokens" if image.stages is None else "places")}
+
+            Text: {text.pooling}. {_does(text.pooling, "tokens")} {_CAUSAL if text.causal else _BOTH_WAYS}
+
+            Where pooling has parameters, they are a group of their own beside the norm and no layer: here
+            {listing(here) if here else "there are none"}. Pooling belongs to the weights: features pooled in another
+            way than the model was trained with mean little until it is trained again.
+        """)
+    )
+
+
+def _does(pooling: str, what: str) -> str:
+    return next(words for kind, words in _POOLING.items() if kind in pooling).format(what=what)
+
+
+_POOLING = {  # the first whose key is in what the facts say
+    "asked by the mean": "The mean of all {what} is a question to each of them, answered as far as it fits.",
+    "attention": "Learnt questions are put to all {what}, and each answers as far as it fits.",
+    "class token": "A token of the model's own goes through the blocks beside the others and gathers what matters.",
+    "end-of-text": "The token that marks the end is kept.",
+    "first token": "The token at the start is kept; it has gathered what matters from the others.",
+    "last token": "The token in the last place is kept, be it a word or filling.",
+    "mean": "All {what} count alike.",
+    "maximum": "Of each number the largest among all {what} is kept.",
+    "none": "The {what} are taken as they are.",
+}
+_CAUSAL = (
+    "Its attention is causal: a token sees those before it alone, so that only a late one can know the whole text, and "
+    "what is filled up behind it plays no part."
+)
+_BOTH_WAYS = "Its attention goes both ways, so that every token can know the whole text."
+
+# --- QuickGELU -----------------------------------------------------------------------------------
+
+
+def quickgelu(model: Anatomy) -> Explanation:
+    """GELU's fast stand-in, and why it must match the weights."""
+    gap, where = quick_gelu_gap()
+    towers = (model.facts.image, model.facts.text)
+    image, text = (tower.activation for tower in towers)
+    here = image if image == text else f"{image} in the image tower and {text} in the text tower"
+    blocks = sum(tower.depth for tower in towers if tower.stages is None)
+    other = model.other_activation
+    twin = f"""
+        open_clip has this model the other way too, as {other}: the same parameters under the same names, so that
+        weights load into the wrong one without a word, and only the answers are worse.
+    """
+    none = "open_clip has no other form of this model that differs in QuickGELU alone."
+    return Explanation(
+        paragraphs(f"""
+            This model computes with {here}.
+
+            GELU is x times the share of a normal distribution below x. QuickGELU, x * sigmoid(1.702 x), is a fast
+            stand-in (Gaussian Error Linear Units, Hendrycks and Gimpel, 2016), which OpenAI trained CLIP with.
+
+            The two differ by at most {gap:.4f}, at x = {where:.2f} and -{where:.2f}: little once, but it happens in the
+            MLP of each of {blocks} transformer blocks here, and each was trained for what the one before gives.
+
+            {twin if other else none} clipft refuses a tag or a config of the other kind; a bare weights file does not
+            say which it is.
+        """)
+    )

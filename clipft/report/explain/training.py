@@ -1,0 +1,110 @@
+"""What to train: freezing at each N, and the strategies one by one."""
+
+from __future__ import annotations
+
+from clipft.model.anatomy import Anatomy, trains_at
+from clipft.report.amounts import counted, share
+from clipft.report.explain.explanation import Explanation, Table, paragraphs
+
+# --- freezing ------------------------------------------------------------------------------------
+
+_EVERY = 12  # up to this depth a person is shown each N
+_HEADINGS = ("N", "image trains", "of tower", "risk", "text trains", "of tower", "risk")
+
+
+def freezing(model: Anatomy) -> Explanation:
+    """What early and late blocks hold; share and risk at each N."""
+    image, text = model.facts.image.depth, model.facts.text.depth
+    every = [*range(max(image, text) + 1), -1]
+    shown = _shown(max(image, text)) | {image, text}
+    # How Transferable Are Features in Deep Neural Networks?; BERT Rediscovers the Classical NLP Pipeline
+    before = paragraphs("""
+        freeze_layers: N freezes a tower's embeddings and its first N blocks. Early blocks hold what every input
+        needs (edges and textures; which words go together), late ones what the training was about (objects; meaning),
+        so freezing begins below (Yosinski et al., 2014; for text Tenney et al., 2019).
+    """)
+    table = Table(
+        _HEADINGS,
+        tuple((str(n), *_cells(model, "image", n), *_cells(model, "text", n)) for n in every),
+        tuple(i for i, n in enumerate(every) if n in shown),
+    )
+    after = paragraphs(f"""
+        {image} (image) and {text} (text) leave norm, pooling and projection, -1 the projection alone. Risk is our
+        reading: of forgetting what pretraining taught, and of learning few photos by heart. Against a linear probe,
+        models trained whole were 2 points better on such data and 7 worse on other (LP-FT, ICLR 2022).
+        {"--json has every N." if len(shown) < len(every) else ""}
+    """)
+    return Explanation(before, table, after)
+
+
+def _shown(depth: int) -> set[int]:
+    """All N of a shallow model; of a deep one the quarters and the last few."""
+    if depth <= _EVERY:
+        return {*range(depth + 1), -1}
+    return {0, 1, depth // 4, depth // 2, 3 * depth // 4, depth - 4, depth - 2, depth - 1, -1}
+
+
+def _cells(model: Anatomy, tower: str, layers: int) -> tuple[str, str, str]:
+    depth = model.tower(tower).depth
+    if layers > depth:
+        return "", "", ""
+    trains = trains_at(model, tower, layers)
+    return counted(trains), share(trains, model.size(tower)), _risk(layers, depth, trains)
+
+
+def _risk(layers: int, depth: int, trains: int) -> str:
+    """Our reading, by how far up the tower is frozen."""
+    if not trains:
+        return "none"
+    if layers <= 0:
+        return "highest" if layers == 0 else "lowest"
+    return "high" if layers < depth / 2 else "fair" if layers < 0.8 * depth else "low"
+
+
+# --- strategies ----------------------------------------------------------------------------------
+
+
+def strategies(model: Anatomy) -> Explanation:
+    """What can be trained: what it comes to in this model, when, for and against."""
+    facts = model.facts
+    image, text = (trains_at(model, tower, 0) for tower in ("image", "text"))
+    scales = model.size("heads")
+    projections = trains_at(model, "image", -1) + trains_at(model, "text", -1)
+    first = {tower: max(model.tower(tower).depth - 2, 0) for tower in ("image", "text")}
+    last = sum(trains_at(model, tower, layers) for tower, layers in first.items())
+
+    def trains(parameters: int) -> str:
+        return f"{counted(parameters)} ({share(parameters, facts.parameters)})"
+
+    return Explanation(
+        paragraphs(f"""
+            everything: {trains(image + text + scales)}, no key. When: thousands of pairs and a GPU. For: learns most;
+            rate 1e-5 (FLYP, CVPR 2023). Against: forgets most, rare classes first (LIFT, ICML 2024).
+
+            image tower: {trains(image + scales)}, text.freeze_backbone: true and text.projection: freeze. When:
+            unusual pictures, known words. For: text features stay. Against: wants data.
+
+            text tower: {trains(text + scales)}, the same for image. When: known pictures, new words (LiT, CVPR
+            2022). For: no gradient in the image tower. Against: sees nothing new.
+
+            last 2 blocks: {trains(last + scales)}, image.freeze_layers: {first["image"]}, text.freeze_layers:
+            {first["text"]}. When: hundreds of photos. For: early features stay; 3 blocks, projections and a prompt
+            transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024). Against: one number more.
+
+            heads: {trains(projections + scales)}, both freeze_backbone: true. When: few photos, no GPU. For: the
+            backbones stay whole. Against: {_HEADS if projections else _NO_HEADS}
+
+            logit_scale: {trains(scales)}, and both projection: freeze. When: right answers, but too sure or too
+            doubtful. For: no accuracy can fall. Against: none can rise.
+
+            classifier: {counted(facts.image.embed_dim + 1)} a class, loss.type: classifier. When: fixed classes with
+            labels. For: starts from the prompts, uses every label. Against: knows no other class.
+
+            different rates: all of it, image.lr: x0.1 or optim.groups. When: freezing cuts off too much. For: early
+            parts move slowly. Against: takes as long as everything. (image. and text. keys stand under model:.)
+        """)
+    )
+
+
+_HEADS = "can only weigh anew what the towers see."
+_NO_HEADS = "there are no projections here: nothing but the scale trains."
