@@ -7,17 +7,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_files import write_cache, write_open_clip
 
 import clipft
+from clipft.config.schema import ModelConfig
 from clipft.errors import ClipftError, InputError
 from clipft.export import export, load
 from clipft.export.read import read_export
+from clipft.model.build import build
 from clipft.model.saved import load_saved
 
 MakeRun = Callable[..., Path]
@@ -77,16 +82,27 @@ def test_plain_open_clip_loads_the_folder(
 
 
 @pytest.fixture
-def registered(tmp_path: Path, tiny_native: Path) -> Iterator[Path]:
-    """A tiny architecture among open_clip's registered names, as `tiny-arch`; the file that says so."""
+def register(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Puts a folder's architecture among open_clip's registered names, as `tiny-arch`; gives the file that says so."""
     file = tmp_path / "configs" / "tiny-arch.json"
-    file.parent.mkdir()
-    config = json.loads((tiny_native / "open_clip_config.json").read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config["model_cfg"]), encoding="utf-8")
-    open_clip.add_model_config(file)
-    yield file
+
+    def register(base: Path, **left_out: list[str]) -> Path:
+        cfg = json.loads((base / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+        for tower, keys in left_out.items():
+            cfg[tower] = {key: value for key, value in cfg[tower].items() if key not in keys}
+        file.parent.mkdir()
+        file.write_text(json.dumps(cfg), encoding="utf-8")
+        open_clip.add_model_config(file)
+        return file
+
+    yield register
     open_clip.factory._MODEL_CONFIG_PATHS.remove(file)
     del open_clip.factory._MODEL_CONFIGS["tiny-arch"]
+
+
+@pytest.fixture
+def registered(register: Callable[..., Path], tiny_native: Path) -> Path:
+    return register(tiny_native)
 
 
 @pytest.mark.parametrize("arch", ["tiny-arch", pytest.param("ViT-S-32-alt", marks=pytest.mark.slow)])
@@ -258,3 +274,130 @@ def test_a_folder_that_another_wrote_is_never_replaced(make_run: MakeRun, tiny_n
     with pytest.raises(InputError, match="no export"):
         export(run, tiny_native, force=True)
     assert sorted(path.name for path in tiny_native.iterdir()) == before
+
+
+def write_resizable(folder: Path, trunk: str = "test_vit") -> Path:
+    """A timm image tower + a native text tower, as a local-dir with random weights."""
+    vision = {"timm_model_name": trunk, "timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    cfg = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
+    write_open_clip(folder, cfg, {"size": 160})
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(**{key: value for key, value in cfg.items() if key != "custom_text"})
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def resized_vit(make_run: MakeRun, tmp_path: Path) -> Path:
+    """A run with a timm ViT of 64 pixels, which has 160 by its name."""
+    folder = write_resizable(tmp_path / "base")
+    return make_run(folder, model={"name": f"local-dir:{folder}", "image_size": 64})
+
+
+def test_a_moved_export_of_a_resized_timm_vit_loads(resized_vit: Path, tiny_photos: Path, tmp_path: Path) -> None:
+    """P47, P45: by clipft as it is, by plain open_clip after the edit that the note names."""
+    photo, moved = tiny_photos / "red" / "0.png", tmp_path / "moved"
+    written = export(resized_vit, tmp_path / "out")
+    assert written.files["timm/config.json"] == (tmp_path / "out" / "timm" / "config.json").stat().st_size
+    assert "timm" not in written.files
+    assert any(
+        str(tmp_path / "out" / "timm") in note and "vision_cfg.timm_model_name" in note for note in written.notes
+    )
+    shutil.move(tmp_path / "out", moved)
+    clipft.load(moved)
+    config = moved / "open_clip_config.json"
+    text = config.read_text(encoding="utf-8")
+    assert f"local-dir:{tmp_path / 'out' / 'timm'}" in text
+    config.write_text(text.replace(f"{tmp_path / 'out' / 'timm'}", f"{moved / 'timm'}"), encoding="utf-8")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{moved}")
+    with torch.no_grad():
+        image = model.eval().encode_image(preprocess(Image.open(photo).convert("RGB"))[None], normalize=True)
+    assert_equal(of_run(resized_vit, photo)[:1], [image])
+
+
+@pytest.mark.parametrize("kind", ["timm", "hugging face text"])
+def test_an_uploaded_export_finds_its_folders_in_the_repository(
+    kind: str,
+    resized_vit: Path,
+    make_run: MakeRun,
+    tiny_timm_bert: Path,
+    tiny_photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P45: its config names folders of the machine where it was written."""
+    run, out, photo = resized_vit if kind == "timm" else make_run(tiny_timm_bert), tmp_path / "out", "red/0.png"
+    written = export(run, out)
+    write_cache(tmp_path / "cache", "org/mine", {name: out / name for name in written.files})
+    shutil.rmtree(out)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    clip = build(ModelConfig(name="hf-hub:org/mine"), seed=0)
+    with torch.no_grad():
+        image = clip.model.encode_image(
+            clip.preprocess(Image.open(tiny_photos / photo).convert("RGB"))[None], normalize=True
+        )
+        text = clip.model.encode_text(clip.tokenizer(["a red square, or 2 of them"]), normalize=True)
+    assert_equal(of_run(run, tiny_photos / photo), [image, text])
+
+
+def test_an_export_that_open_clip_does_not_load_is_a_sentence(
+    resized_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P47: without timm's config the network would be of the size that its name says."""
+    monkeypatch.setattr("clipft.export.files.config_at_size", lambda *_: None)
+    with pytest.raises(ClipftError, match=r"does not load the export \(.*size mismatch.*\); nothing was written"):
+        export(resized_vit, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("sizes", [{"image_size": 64}, {"context_length": 8}, {"image_size": 48, "context_length": 24}])
+def test_a_registered_name_at_another_size_is_loaded_by_the_line_that_is_given(
+    sizes: dict[str, int], make_run: MakeRun, registered: Path, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """P45, P47: a native model."""
+    run, photo = make_run("tiny-arch", model={"name": "tiny-arch", **sizes}), tiny_photos / "red" / "0.png"
+    written = export(run, tmp_path / "bare.pt", to="pt")
+    names: dict[str, Any] = {"open_clip": open_clip, "tokenizer": open_clip.get_tokenizer("tiny-arch")}
+    exec("\n".join(written.load), names)
+    preprocess, model = load_saved(run).clip.preprocess, names["model"].eval()
+    with torch.no_grad():
+        image = model.encode_image(preprocess(Image.open(photo).convert("RGB"))[None], normalize=True)
+        text = model.encode_text(names["tokenizer"](["a red square, or 2 of them"]), normalize=True)
+    assert_equal(of_run(run, photo), [image, text])
+    assert not any("registered names" in note for note in written.notes)
+    calls = [line.partition(" = ")[2].replace(f'"{tmp_path / "bare.pt"}"', "FILE") for line in written.load]
+    said = ", ".join(calls)
+    assert any(note.endswith(f": {said}") for note in export(run, tmp_path / "out").notes)
+
+
+@pytest.mark.parametrize(("trunk", "loads"), [("test_vit", False), ("test_efficientnet", True)])
+def test_a_registered_timm_tower_at_another_size(
+    trunk: str, loads: bool, make_run: MakeRun, register: Callable[..., Path], tmp_path: Path
+) -> None:
+    """P47: open_clip resizes a timm ViT after loading, which fails; a convolution has no size."""
+    register(write_resizable(tmp_path / "base", trunk))
+    run = make_run("tiny-arch", model={"name": "tiny-arch", "image_size": 64})
+    written = export(run, tmp_path / "bare.pt", to="pt")
+    by_name = f'open_clip.create_model("tiny-arch", pretrained="{tmp_path / "bare.pt"}", force_image_size=64)'
+    if loads:
+        assert written.load == (f"model = {by_name}",)
+        eval(by_name)
+        return
+    why = "tiny-arch at 64 pixels: open_clip resizes its image tower only after loading the weights"
+    assert f"{why}: building it needs the folder form too" in written.notes
+    assert f"{why}: it is loaded by local-dir:" in export(run, tmp_path / "out").notes
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        eval(by_name)
+
+
+def test_a_size_that_a_registered_config_leaves_out_is_open_clips_own(
+    make_run: MakeRun, register: Callable[..., Path], tiny_native: Path, tmp_path: Path
+) -> None:
+    """A run names every size; open_clip's configs of Hugging Face text encoders name no context length."""
+    register(tiny_native, vision_cfg=["image_size"], text_cfg=["context_length"])
+    run = make_run("tiny-arch")
+    assert export(run, tmp_path / "out").notes == ()
+    file = tmp_path / "bare.pt"
+    assert export(run, file, to="pt").load == (f'model = open_clip.create_model("tiny-arch", pretrained="{file}")',)

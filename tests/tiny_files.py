@@ -152,6 +152,7 @@ def write_cache(cache: Path, repo: str, files: dict[str, Path]) -> None:
     snapshot = root / "snapshots" / commit_hash
     snapshot.mkdir(parents=True)
     for name, path in files.items():
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(path.read_bytes())
 
 

@@ -28,18 +28,6 @@ STATE_DICT = "open_clip_model.pt"
 SAME = 1e-6
 """How far a normalised feature of the exported model may be from the run's."""
 
-# What a Hugging Face tokenizer and the three supported text encoders may be made of; weights are in ours.
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-)
-
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The open_clip model's own tensors: without the classifier, which it has no place for."""
@@ -60,7 +48,7 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
         The largest difference between a normalised feature of the run's model and of what open_clip loaded.
 
     Raises:
-        ClipftError: open_clip reads it back as another model, tokenizer or preprocessing.
+        ClipftError: open_clip does not load it, or as another model, tokenizer or preprocessing.
     """
     clip = saved.clip
     save_file(state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
@@ -75,7 +63,13 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
     with _quiet():
-        again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg, vision_cfg=vision_cfg)
+        try:
+            again = open_clip.create_model(f"local-dir:{partial}", text_cfg=text_cfg, vision_cfg=vision_cfg)
+        except RuntimeError as error:  # tensors without a place, or of another shape
+            reason = " ".join(str(error).split())
+            raise ClipftError(
+                f"open_clip {open_clip.__version__} does not load the export ({reason}); nothing was written"
+            ) from error
         tokenizer = open_clip.get_tokenizer(f"local-dir:{partial}")
     return _compare(clip, again, tokenizer)
 
@@ -112,7 +106,7 @@ def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
         write_json(folder / textencoder.CONFIG, encoder | dtypes)
     if name := text_cfg.get("hf_tokenizer_name"):
         source = textencoder.tokenizer_folder(name, f"hf_tokenizer_name {name}")
-        for file in _TOKENIZER_FILES:
+        for file in textencoder.TOKENIZER_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, folder / file)
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import open_clip
 from open_clip.transform import PreprocessCfg
@@ -23,7 +23,8 @@ from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dic
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.read import CLASSIFIER, is_export, read_export
 from clipft.model.build import ClipModel
-from clipft.model.recipe import EXPORT_FACTS, OPEN_CLIP_CONFIG
+from clipft.model.families.timm_image import config_at_size
+from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER, Sizes, sizes_of
 from clipft.model.saved import Which, load_saved
 from clipft.model.tokenizer import Tokenizer
 
@@ -34,7 +35,7 @@ class Written:
 
     Args:
         path: the folder, or the file of a bare state dict.
-        files: the names in it, with their sizes in bytes.
+        files: the files in it, by their paths in it, with their sizes in bytes.
         checked: how it was read back, and what that showed.
         load: Python lines that load it.
         notes: what to know.
@@ -96,7 +97,8 @@ def export(
         else:
             difference = write_folder(partial, out, saved, str(run))
             checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
         if file is not None:
             sizes = {file.name: sizes[STATE_DICT]}
             (partial / STATE_DICT).replace(file)
@@ -132,10 +134,53 @@ def _move(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _registered(clip: ClipModel) -> bool:
-    """Whether open_clip builds the same model from its name alone."""
+def _by_name(clip: ClipModel) -> tuple[Sizes, str]:
+    """The sizes to name where open_clip builds the same model from its name, else why it does not."""
     named = open_clip.get_model_config(clip.name) if clip.name in open_clip.list_models() else None
-    return named is not None and plain(named) == plain(clip.model_cfg)
+    sizes = sizes_of(clip.model_cfg)
+    if named is None or _at(named, sizes) != _at(clip.model_cfg, sizes):
+        return Sizes(), f"{clip.name} is none of open_clip's registered names"
+    own = sizes_of(named)
+    forced = Sizes(
+        None if sizes.image_size == own.image_size else sizes.image_size,
+        None if sizes.context_length == own.context_length else sizes.context_length,
+    )
+    timm_name = named["vision_cfg"].get("timm_model_name")
+    if forced.image_size and timm_name and config_at_size(clip.model.visual, timm_name):
+        return Sizes(), f"{_sized_name(clip, forced)}: open_clip resizes its image tower only after loading the weights"
+    return forced, ""
+
+
+def _at(cfg: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """A model config with its sizes replaced, and with what open_clip takes for those that it leaves out."""
+    cfg = plain(cfg)
+    cfg["vision_cfg"]["image_size"], cfg["text_cfg"]["context_length"] = sizes.image_size, sizes.context_length
+    return cfg
+
+
+def _sized_name(clip: ClipModel, sizes: Sizes) -> str:
+    image = f"{_edge(sizes.image_size)} pixels" if sizes.image_size else ""
+    text = f"{sizes.context_length} tokens" if sizes.context_length else ""
+    return f"{clip.name} at {' and '.join(filter(None, (image, text)))}"
+
+
+def _edge(size: tuple[int, int]) -> int | tuple[int, int]:
+    return size[0] if size[0] == size[1] else size
+
+
+def _lines_by_name(clip: ClipModel, file: str, forced: Sizes) -> tuple[str, ...]:
+    """What builds the model from its name and a file of weights; a tokenizer of its own where texts are cut elsewhere.
+
+    Args:
+        clip: the model.
+        file: the file in Python, a name or a string in quotes.
+        forced: the sizes that differ from the architecture's own.
+    """
+    image = f", force_image_size={_edge(forced.image_size)}" if forced.image_size else ""
+    text = f", force_context_length={forced.context_length}" if forced.context_length else ""
+    model = f'open_clip.create_model("{clip.name}", pretrained={file}{image}{text})'
+    tokenizer = f'open_clip.get_tokenizer("{clip.name}", context_length={forced.context_length})'
+    return (model, tokenizer) if text else (model,)
 
 
 def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -146,10 +191,19 @@ def _describe_folder(clip: ClipModel, out: Path) -> tuple[tuple[str, ...], tuple
         f'model, preprocess, tokenizer = clipft.load("{out}")',
     )
     notes = []
-    if not _registered(clip):
-        notes.append(f"{clip.name} is none of open_clip's registered names: it is loaded by local-dir:")
+    forced, why_not = _by_name(clip)
+    if why_not:
+        notes.append(f"{why_not}: it is loaded by local-dir:")
     else:
+        if forced != Sizes():
+            notes.append(f"{_sized_name(clip, forced)}: {', '.join(_lines_by_name(clip, 'FILE', forced))}")
         notes += _other_preprocessing(clip)
+    if (out / TIMM_FOLDER).is_dir():
+        notes.append(
+            f"open_clip looks for the image tower's size in {(out / TIMM_FOLDER).resolve()}; if you move the folder, "
+            f"write the new place into vision_cfg.timm_model_name of {OPEN_CLIP_CONFIG}, after {LOCAL_DIR} "
+            "(clipft.load finds it by itself)"
+        )
     if clip.model_cfg["text_cfg"].get("hf_model_name"):
         notes.append(
             f"open_clip looks for the text encoder's config.json in {out.resolve()}; if you move the folder, write the "
@@ -171,14 +225,16 @@ def _other_preprocessing(clip: ClipModel) -> list[str]:
 
 
 def _describe_state_dict(clip: ClipModel, file: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The line that loads a bare state dict, and what it leaves out."""
+    """The lines that load a bare state dict, and what it leaves out."""
     notes = []
-    if not _registered(clip):
-        notes.append(f"{clip.name} is none of open_clip's registered names: building it needs the folder form too")
-        lines = (f'model.load_state_dict(torch.load("{file}", weights_only=True))',)
+    forced, why_not = _by_name(clip)
+    if why_not:
+        notes.append(f"{why_not}: building it needs the folder form too")
+        lines: tuple[str, ...] = (f'model.load_state_dict(torch.load("{file}", weights_only=True))',)
     else:
         notes += _other_preprocessing(clip)
-        lines = (f'model = open_clip.create_model("{clip.name}", pretrained="{file}")',)
+        by_name = _lines_by_name(clip, f'"{file}"', forced)
+        lines = tuple(f"{what} = {line}" for what, line in zip(("model", "tokenizer"), by_name, strict=False))
     if hasattr(clip.model, "classifier"):
         notes.append("a bare state dict leaves the classifier out: the folder form has it")
     return lines, tuple(notes)

@@ -63,7 +63,7 @@ def read_beside(path: Path, recipe: Recipe, model: nn.Module) -> Beside:
         check_activation(recipe.model_cfg, bool(model_cfg.get("quick_gelu", False)), recipe.name, whose)
         return Beside((preprocess_cfg, f"of {ours}"), says_activation=True)
     config = _read(path.parent / HUGGING_FACE_CONFIG)
-    if config.get("model_type") not in _DEFAULTS and config:
+    if config and str(config.get("model_type")) not in _DEFAULTS:
         return Beside()
     notes = _check_blocks(path.parent / HUGGING_FACE_CONFIG, config, recipe, model, whose) if config else ()
     return Beside(_preprocessing(path.parent), notes, says_activation=bool(config))
@@ -76,8 +76,10 @@ def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.
         built = blocks_of(model, tower)
         if not built:
             continue
-        given = {**defaults, **(config.get(f"{tower}_config") or {})}
-        if older := config.get(f"{tower}_config_dict"):  # it wins, and so does what it leaves out (CLIPConfig)
+        given = {**defaults, **_object(config, f"{tower}_config", file)}
+        if older := _object(
+            config, f"{tower}_config_dict", file
+        ):  # it wins, and so does what it leaves out (CLIPConfig)
             given |= {**defaults, **older}
         where = f"{file}: its {_TOWERS[tower]} blocks"
         if given["num_attention_heads"] != built["num_attention_heads"]:
@@ -105,7 +107,7 @@ def _check_blocks(file: Path, config: dict[str, Any], recipe: Recipe, model: nn.
 def _preprocessing(folder: Path) -> tuple[dict[str, Any], str] | None:
     for file, values in (
         (folder / _PREPROCESSOR, _read(folder / _PREPROCESSOR)),
-        (folder / _PROCESSOR, _read(folder / _PROCESSOR).get("image_processor")),
+        (folder / _PROCESSOR, _object(_read(folder / _PROCESSOR), "image_processor", folder / _PROCESSOR)),
     ):
         if values:
             return merge_preprocess_dict(asdict(PreprocessCfg()), _as_open_clip(values, file)), f"of {file}"
@@ -116,14 +118,14 @@ def _as_open_clip(values: dict[str, Any], file: Path) -> dict[str, Any]:
     """An image processor of transformers as open_clip's preprocessing; the image size comes from the model.
 
     Raises:
-        InputError: it prepares images as open_clip cannot.
+        InputError: it prepares images as open_clip cannot, or a value is of another kind.
     """
     kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
     siglip = "siglip" in kind.lower()
-    size = values.get("size") or ({"height": 224, "width": 224} if siglip else {"shortest_edge": 224})
+    size = _size(values, "size", file) or ({"height": 224, "width": 224} if siglip else {"shortest_edge": 224})
     squash = siglip if isinstance(size, int) else size.keys() == {"height", "width"}
-    interpolation = {2: "bilinear", 3: "bicubic"}.get(values.get("resample", 3))  # PIL's numbers
-    cropped = values.get("crop_size") if values.get("do_center_crop", not siglip) else None
+    interpolation = {2: "bilinear", 3: "bicubic"}.get(_number(values, "resample", 3, file))  # PIL's numbers
+    cropped = _size(values, "crop_size", file) if values.get("do_center_crop", not siglip) else None
     faults = [
         *([] if interpolation else [f"resample {values['resample']}, and open_clip has 2 (bilinear) and 3 (bicubic)"]),
         *([] if squash or isinstance(size, int) or size.keys() == {"shortest_edge"} else [f"size {size}"]),
@@ -136,10 +138,10 @@ def _as_open_clip(values: dict[str, Any], file: Path) -> dict[str, Any]:
             "the weights need, or take the file away for OpenAI's preprocessing"
         )
     means = {"mean": [0.5] * 3, "std": [0.5] * 3} if siglip else {}
-    given = {"mean": values.get("image_mean"), "std": values.get("image_std")}
+    given = {"mean": _channels(values, "image_mean", file), "std": _channels(values, "image_std", file)}
     return {
         **means,
-        **{key: tuple(value) for key, value in given.items() if value},
+        **{key: value for key, value in given.items() if value},
         "interpolation": interpolation,
         "resize_mode": "squash" if squash else "shortest",
     }
@@ -147,6 +149,44 @@ def _as_open_clip(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def _edges(size: int | dict[str, int]) -> set[int]:
     return {size} if isinstance(size, int) else set(size.values())
+
+
+def _size(values: dict[str, Any], key: str, file: Path) -> int | dict[str, int] | None:
+    """An edge, or edges by name; transformers takes a pair for height and width."""
+    size = values.get(key)
+    if isinstance(size, list) and len(size) == 2:
+        size = dict(zip(("height", "width"), size, strict=True))
+    edges = size.values() if isinstance(size, dict) else [size]
+    if size and not all(type(edge) is int for edge in edges):
+        raise _wrong(values, key, "expected pixels, [height, width] or an object of those", file)
+    return size or None
+
+
+def _channels(values: dict[str, Any], key: str, file: Path) -> tuple[float, ...] | None:
+    numbers = values.get(key)
+    if numbers is None:
+        return None
+    if not isinstance(numbers, list) or len(numbers) != 3 or not all(type(n) in (int, float) for n in numbers):
+        raise _wrong(values, key, "expected a list of three numbers: red, green, blue", file)
+    return tuple(numbers)
+
+
+def _number(values: dict[str, Any], key: str, default: int, file: Path) -> int:
+    number = values.get(key, default)
+    if type(number) is not int:
+        raise _wrong(values, key, "expected a whole number", file)
+    return number
+
+
+def _object(values: dict[str, Any], key: str, file: Path) -> dict[str, Any]:
+    content = values.get(key) or {}
+    if not isinstance(content, dict):
+        raise _wrong(values, key, "expected an object", file)
+    return content
+
+
+def _wrong(values: dict[str, Any], key: str, expected: str, file: Path) -> InputError:
+    return InputError(f"{file}: {key} is {json.dumps(values[key])}; {expected}")
 
 
 def _read(file: Path) -> dict[str, Any]:

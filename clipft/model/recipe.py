@@ -17,7 +17,7 @@ from clipft.config.vocabulary import nearest, one_of
 from clipft.errors import InputError
 from clipft.model import sources, textencoder
 from clipft.model.encoders import check_context, hf_name, two_encoder_config
-from clipft.model.hub import fetch
+from clipft.model.hub import fetch, fetch_beside
 from clipft.model.runfiles import is_run, peek_state
 
 LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
@@ -195,6 +195,14 @@ def _hub(config: ModelConfig, repo: str) -> Recipe:
     instead = f"fetch the repository elsewhere, copy it here and write name: {LOCAL_DIR}PATH"
     path = fetch(repo, [OPEN_CLIP_CONFIG], what=what, instead=instead)
     model_cfg, preprocess_cfg = read_config_file(path, what)
+    notes: tuple[str, ...] = ()
+    texts = [str(model_cfg["text_cfg"].get(key) or "") for key in ("hf_model_name", "hf_tokenizer_name")]
+    timm_name = str(model_cfg["vision_cfg"].get("timm_model_name", ""))
+    if timm_name.startswith(LOCAL_DIR) or any(Path(name).is_absolute() for name in texts):
+        # an export that was uploaded: the folders are of where it was written, and their files in the repository
+        config_files = (HUGGING_FACE_CONFIG, f"{TIMM_FOLDER}/{textencoder.CONFIG}")
+        fetch_beside(path, repo, (EXPORT_FACTS, *config_files, *textencoder.TOKENIZER_FILES))
+        model_cfg, notes = _found_beside(model_cfg, path.parent)
     source: sources.Source = sources.hub_weights(repo)
     if config.pretrained is not None:
         source = sources.pretrained(config.pretrained, None)
@@ -205,6 +213,7 @@ def _hub(config: ModelConfig, repo: str) -> Recipe:
         preprocess_from=f"of {HF_HUB}{repo}",
         source=source,
         text_folder=_text_folder(model_cfg, what),
+        notes=notes,
     )
 
 

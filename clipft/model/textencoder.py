@@ -23,10 +23,13 @@ from clipft.model.hub import fetch, fetch_beside
 from clipft.model.names import listed
 
 CONFIG = "config.json"
+_ENCODER_DECODERS = ("mt5", "m2m_100")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 # word lists of tokenizers, the fast kind first
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 _TOKENIZER_EXTRA = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+TOKENIZER_FILES = (*_TOKENIZER, *_TOKENIZER_EXTRA)
+"""All that a Hugging Face tokenizer may be made of."""
 
 
 def find_folder(name: str, what: str) -> Path:
@@ -81,7 +84,13 @@ def read_config(folder: Path, what: str) -> Any:
         )
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    if kind in _ENCODER_DECODERS and not config.is_encoder_decoder:  # as MT5EncoderModel saves it
+        raise InputError(
+            f"{what}: {folder / CONFIG} has is_encoder_decoder: false, and open_clip takes such an encoder as half of "
+            "an encoder-decoder; write is_encoder_decoder: true there: the weights of the encoder alone are enough"
+        )
+    return config
 
 
 def most_tokens(config: Any) -> int | None:

@@ -212,6 +212,36 @@ def test_a_preprocessing_that_open_clip_does_not_have_is_refused(
     assert fault in str(caught.value)
 
 
+def test_a_pair_is_height_and_width_as_in_transformers(tmp_path: Path) -> None:
+    """P43."""
+    cfg, _ = beside(tmp_path, "ViT-B-32", preprocessor_config={"size": [32, 32], "crop_size": [32, 32]}).preprocess
+    assert cfg["resize_mode"] == "squash"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("preprocessor_config", {"size": [32]}, r"size is \[32\]; expected pixels, \[height, width\]"),
+        ("preprocessor_config", {"size": "32"}, 'size is "32"; expected pixels'),
+        ("preprocessor_config", {"crop_size": {"height": None}}, r'crop_size is \{"height": null\}; expected pixels'),
+        ("preprocessor_config", {"image_mean": 0.5}, "image_mean is 0.5; expected a list of three numbers"),
+        ("preprocessor_config", {"image_std": [0.5, "x", 1]}, "image_std is .*; expected a list of three numbers"),
+        ("preprocessor_config", {"resample": [3]}, r"resample is \[3\]; expected a whole number"),
+        ("processor_config", {"image_processor": "x"}, 'image_processor is "x"; expected an object'),
+        ("config", {"model_type": "clip", "vision_config": "x"}, 'vision_config is "x"; expected an object'),
+        ("config", {"model_type": "clip", "text_config_dict": [1]}, r"text_config_dict is \[1\]; expected an object"),
+    ],
+)
+def test_a_value_of_another_kind_is_a_sentence(tmp_path: Path, name: str, content: dict[str, Any], said: str) -> None:
+    # the name has QuickGELU, transformers' default, so that nothing else is said before
+    with pytest.raises(InputError, match=rf"{name}\.json: {said}"):
+        beside(tmp_path, "ViT-B-32-quickgelu", **{name: content})
+
+
+def test_a_model_type_that_is_no_word_says_nothing(tmp_path: Path) -> None:
+    assert beside(tmp_path, "ViT-B-32", config={"model_type": ["clip"]}).notes == ()
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_broken_config_is_a_sentence(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)

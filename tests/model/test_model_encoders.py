@@ -10,7 +10,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from tiny_files import pictures, write_cache, write_open_clip, write_text_encoder
+from tiny_files import pictures, write_cache, write_open_clip, write_text_encoder, write_word_tokenizer
 
 from clipft.config.schema import ModelConfig
 from clipft.errors import ClipftError, InputError
@@ -254,6 +254,27 @@ def test_text_encoders_of_other_types_are_refused_by_name(tmp_path: Path, kind: 
         match=rf"a text encoder of type '{kind}' .* those of type bert, roberta, xlm-roberta, mt5, m2m_100 are",
     ):
         build_meta(encoders("test_vit", tmp_path, embed_dim=16))
+
+
+def test_half_of_an_encoder_decoder_is_a_sentence_and_its_weights_do(tmp_path: Path) -> None:
+    """As MT5EncoderModel saves itself: `encoder.*` and `shared.*`, and is_encoder_decoder: false."""
+    from transformers import MT5Config, MT5EncoderModel
+
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 4}
+    half = MT5EncoderModel(MT5Config(vocab_size=100, **sizes))
+    half.save_pretrained(tmp_path)
+    words = write_word_tokenizer(tmp_path, pad=0)
+    assert words <= 100
+    config = encoders("test_vit", tmp_path, embed_dim=16, image=RANDOM)
+    with pytest.raises(
+        InputError, match=r"config\.json has is_encoder_decoder: false, .*; write is_encoder_decoder: tr"
+    ):
+        build(config, seed=0)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"is_encoder_decoder": false', '"is_encoder_decoder": true'))
+    tensors = half.encoder.state_dict()
+    built = build(config, seed=0).model.text.transformer.state_dict()
+    assert all(torch.equal(built[name], tensor) for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize(
