@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 from torch import Tensor, nn
 
 from clipft.errors import InputError
@@ -16,7 +15,7 @@ from clipft.model.beside import Beside, read_beside
 from clipft.model.encoders import load_image_encoder
 from clipft.model.hub import fetch
 from clipft.model.layouts import HUGGING_FACE, of_openai
-from clipft.model.recipe import Recipe, check_activation
+from clipft.model.recipe import Recipe, check_activation, has_twin
 from clipft.model.resize import resize
 from clipft.model.weights import load_into, read_weights
 
@@ -134,11 +133,10 @@ def _size_advice(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
 
 def _activation_unsaid(recipe: Recipe, path: Path) -> tuple[str, ...]:
     """A line where the architecture has a twin with the other activation, and nothing says which one is meant (P42)."""
-    base = recipe.name.removesuffix("-quickgelu")
-    twin = f"{base}-quickgelu"
-    if not {base, twin} <= set(open_clip.list_models()):
+    if not has_twin(recipe.name):
         return ()
-    here, other = ("GELU", twin) if recipe.name == base else ("QuickGELU", base)
+    base = recipe.name.removesuffix("-quickgelu")
+    here, other = ("GELU", f"{base}-quickgelu") if recipe.name == base else ("QuickGELU", base)
     return (
         f"{path}: nothing beside it says with which activation it was trained; {recipe.name} computes with {here}. "
         f"OpenAI's, DFN's and MetaCLIP's weights want QuickGELU: if this is not what yours want, write name: {other}",

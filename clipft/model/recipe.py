@@ -151,7 +151,7 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
     model_cfg = open_clip.get_model_config(arch)
     tag = sources.tag_cfg(config.pretrained, arch)
     if tag:
-        check_activation(model_cfg, bool(tag.get("quick_gelu", False)), arch, f"the weights {config.pretrained}")
+        check_tag(arch, str(config.pretrained), tag)
     source: sources.Source = sources.RandomWeights("model.pretrained is null")
     if config.pretrained is not None:
         source = sources.pretrained(config.pretrained, arch)
@@ -163,6 +163,22 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
         source=source,
         text_folder=_text_folder(model_cfg, f"model.name: {arch}"),
     )
+
+
+def check_tag(arch: str, tag: str, tag_cfg: dict[str, Any]) -> None:
+    """InputError where a tag's weights want the architecture's twin, with the other activation (P42).
+
+    Of an architecture that has no twin the config rules: open_clip's list of tags says nothing of roberta-ViT-B-32's.
+    """
+    if has_twin(arch):
+        cfg = open_clip.get_model_config(arch)
+        check_activation(cfg, bool(tag_cfg.get("quick_gelu", False)), arch, f"the weights {tag}")
+
+
+def has_twin(arch: str) -> bool:
+    """Whether open_clip has the architecture with the other activation too, under a name with or without -quickgelu."""
+    base = arch.removesuffix("-quickgelu")
+    return {base, f"{base}-quickgelu"} <= set(open_clip.list_models())
 
 
 def _local_dir(config: ModelConfig, folder: Path) -> Recipe:

@@ -6,7 +6,7 @@ import open_clip
 
 from clipft.errors import InputError
 from clipft.model.profiles import Tag
-from clipft.model.recipe import check_activation
+from clipft.model.recipe import check_tag
 from clipft.model.sources import tag_cfg
 
 
@@ -20,7 +20,7 @@ def _tag(architecture: str, tag: str) -> Tag:
     """A tag, and the architecture to write where this one computes with another activation (P42)."""
     quick = bool(tag_cfg(tag, architecture).get("quick_gelu", False))
     try:
-        check_activation(open_clip.get_model_config(architecture), quick, architecture, tag)
+        check_tag(architecture, tag, tag_cfg(tag, architecture))
     except InputError:
         other = f"{architecture}-quickgelu" if quick else architecture.removesuffix("-quickgelu")
         there = other != architecture and tag in open_clip.list_pretrained_tags_by_model(other)

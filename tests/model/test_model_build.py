@@ -26,6 +26,8 @@ from tiny_files import (
 from clipft.config.schema import ModelConfig
 from clipft.errors import ClipftError, InputError
 from clipft.model.build import ClipModel, build, build_meta
+from clipft.model.recipe import check_tag
+from clipft.model.sources import tag_cfg
 
 TEXTS = ["a photo of a cat.", "", "  A  Photo &amp; naïve CAFÉ: 100 %  ", "dog, " * 200]
 
@@ -441,3 +443,12 @@ def test_a_half_precision_text_config_gives_a_float32_tower(tmp_path: Path) -> N
     folder = write_two_encoders(tmp_path / "m", dtype="float16")
     clip = build(model(name=f"local-dir:{folder}"), seed=0)
     assert {tensor.dtype for tensor in clip.model.parameters()} == {torch.float32}
+
+
+def test_an_architecture_without_a_twin_takes_its_tag() -> None:
+    """P42: roberta-ViT-B-32 computes with QuickGELU, and open_clip's list of tags forgets to say so."""
+    tag = tag_cfg("laion2b_s12b_b32k", "roberta-ViT-B-32")
+    assert not tag.get("quick_gelu")
+    check_tag("roberta-ViT-B-32", "laion2b_s12b_b32k", tag)
+    with pytest.raises(InputError, match=r"write model\.name: ViT-B-32-quickgelu"):
+        check_tag("ViT-B-32", "openai", tag_cfg("openai", "ViT-B-32"))
