@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
@@ -283,15 +285,20 @@ def inspect(
     from clipft.report import inspection
     from clipft.report.console import result, say
 
+    option = "--model" if loaded is None else "model.name"
     with nullcontext() if loaded is None else loaded.places():
         picture = None if image is None else inspection.read_picture(image)  # before any weights, which take longer
         report = None if loaded is None or not tree else _report_plan(loaded)
         plan = None if report is None else report.plan
         if weights or pair:
-            subject = with_weights(section)
+            with _naming(option):
+                subject = with_weights(section)
             say(subject.notes)
+        elif report is None:
+            with _naming(option):
+                subject = without_weights(build_meta(section))
         else:
-            subject = without_weights(build_meta(section) if report is None else report.meta)
+            subject = without_weights(report.meta)
         say(() if report is None else report.notes)
         views = [inspection.walkthrough(subject, picture, text)] if walkthrough else []
         if block is not None:
@@ -299,7 +306,8 @@ def inspect(
         elif tree:
             views.append(inspection.tree(subject, plan, full=full))
         if compare is not None:
-            other = without_weights(build_meta(ModelConfig(name=compare)))
+            with _naming("--compare"):
+                other = without_weights(build_meta(ModelConfig(name=compare)))
             views.append(inspection.comparison(subject, other))
         if explain is not None:
             views.append(inspection.explanation(subject, explain))
@@ -318,6 +326,18 @@ def _report_plan(loaded: Loaded) -> PlanReport:
     from clipft.train.prepare import report_plan  # it takes a while, and only a config needs it
 
     return report_plan(loaded.config, with_cost=False)
+
+
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Within, what is wrong with a model's name is said of the option that gave it."""
+    try:
+        yield
+    except InputError as error:
+        key, colon, said = str(error).partition(":")
+        if key != "model.name":
+            raise
+        raise InputError(f"{option}{colon}{said}") from None
 
 
 def _refuse(*rules: tuple[bool, str]) -> None:
@@ -386,7 +406,10 @@ def schema() -> None:
 @app.command()
 def evaluate(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure; of a CONFIG, its base.")
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|CONFIG|EXPORT|local-dir:PATH", help="What to measure; of a CONFIG, its base."
+        ),
     ],
     data: Data = None,
     which: Which = None,
@@ -446,7 +469,8 @@ def _source(target: str, data: str | None) -> Source | None:
 @app.command()
 def embed(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="The model; of a CONFIG, its base.")
+        str,
+        typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT|local-dir:PATH", help="The model; of a CONFIG, its base."),
     ],
     data: Data = None,
     out: Annotated[

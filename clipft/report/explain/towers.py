@@ -38,8 +38,8 @@ def _block_of(model: Anatomy, name: str) -> str:
         sizes = listing([counted(size) for size in stages])
         return f"""
             a block is a stage of the network, here of {units} units. A unit {_mixes(tower.family)}. Toward the last
-            stage the maps shrink and get deeper, so that a place stands for more of the picture. The stages have {sizes}
-            parameters, {of} of the tower.
+            stage the maps shrink and get deeper, so that a place stands for more of the picture. The stages have
+            {sizes} parameters, {of} of the tower.
         """
     pieces = model.block[name]
     inside = ", ".join(f"{piece} {counted(size)}" for piece, size in pieces.items())
