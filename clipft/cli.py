@@ -393,7 +393,7 @@ def evaluate(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|CHECKPOINT|CONFIG|EXPORT|local-dir:PATH", help="What to measure; of a CONFIG, its base."
+            metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure, local-dir:PATH too; of a CONFIG, its base."
         ),
     ],
     data: Data = None,
@@ -455,7 +455,9 @@ def _source(target: str, data: str | None) -> Source | None:
 def embed(
     target: Annotated[
         str,
-        typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT|local-dir:PATH", help="The model; of a CONFIG, its base."),
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="The model, local-dir:PATH too; of a CONFIG, its base."
+        ),
     ],
     data: Data = None,
     out: Annotated[
