@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
@@ -256,25 +258,23 @@ def inspect(
 
     from clipft.config.load import load_config
     from clipft.config.schema import ModelConfig
-    from clipft.config.vocabulary import nearest
+    from clipft.report.inspect_options import Asked
 
-    weights, pair = pretrained is not None, image is not None and text is not None
-    _refuse(
-        ((model is None) == (config is None), "inspect: give --model NAME, such as ViT-B-32, or --config CONFIG"),
-        (bool(overrides) and config is None, "--set: changes a config; name it by --config"),
-        (weights and config is not None, "--pretrained: with --config write --set model.pretrained=..."),
-        (image is not None and text is None, "--image: needs a text to meet; add --text 'a photo of a dog'"),
-        (text is not None and image is None, "--text: needs an image to meet; add --image FILE"),
-        (pair and not walkthrough, "--image and --text: a walkthrough shows their values; add --walkthrough"),
-        (full and not tree, "--full: is a way to show the tree; add --tree"),
-        (block is not None and not tree, "--block: is a part of the tree; add --tree"),
-        (full and block is not None, "--full and --block: every module, or one block; give one of them"),
-        (compare is not None and (weights or pair), "--compare: looks at no weights; leave out --pretrained, --image"),
+    asked = Asked(
+        model=model,
+        config=config,
+        overrides=tuple(overrides or ()),
+        pretrained=pretrained,
+        walkthrough=walkthrough,
+        image=image,
+        text=text,
+        tree=tree,
+        full=full,
+        block=block,
+        compare=compare,
+        explain=explain,
     )
-    if explain is not None and explain not in TOPICS:
-        close = nearest(explain, TOPICS)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"--explain: {explain} is no topic; {hint}The topics are {', '.join(TOPICS)}")
+    asked.check(TOPICS)
     loaded = None if config is None else load_config(config, overrides or (), need_data=False)
     section = ModelConfig(name=model, pretrained=pretrained) if loaded is None else loaded.config.model
 
@@ -283,26 +283,26 @@ def inspect(
     from clipft.report import inspection
     from clipft.report.console import result, say
 
+    option = "--model" if loaded is None else "model.name"
     with nullcontext() if loaded is None else loaded.places():
         picture = None if image is None else inspection.read_picture(image)  # before any weights, which take longer
         report = None if loaded is None or not tree else _report_plan(loaded)
         plan = None if report is None else report.plan
-        if weights or pair:
-            subject = with_weights(section)
+        if asked.needs_weights:
+            with _naming(option):
+                subject = with_weights(section)
             say(subject.notes)
+        elif report is None:
+            with _naming(option):
+                subject = without_weights(build_meta(section))
         else:
-            subject = without_weights(build_meta(section) if report is None else report.meta)
+            subject = without_weights(report.meta)
         say(() if report is None else report.notes)
-        views = [inspection.walkthrough(subject, picture, text)] if walkthrough else []
-        if block is not None:
-            views.append(inspection.one_block(subject, plan, block))
-        elif tree:
-            views.append(inspection.tree(subject, plan, full=full))
+        other = None
         if compare is not None:
-            other = without_weights(build_meta(ModelConfig(name=compare)))
-            views.append(inspection.comparison(subject, other))
-        if explain is not None:
-            views.append(inspection.explanation(subject, explain))
+            with _naming("--compare"):
+                other = without_weights(build_meta(ModelConfig(name=compare)))
+        views = inspection.views(asked, subject, other, plan, picture)
     if as_json:
         facts = inspection.summary(subject).value
         typer.echo(json.dumps(facts | {view.key: view.value for view in views}, indent=1))
@@ -320,11 +320,16 @@ def _report_plan(loaded: Loaded) -> PlanReport:
     return report_plan(loaded.config, with_cost=False)
 
 
-def _refuse(*rules: tuple[bool, str]) -> None:
-    """InputError with the sentence of the first rule that is broken."""
-    for broken, sentence in rules:
-        if broken:
-            raise InputError(sentence)
+@contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Within, what is wrong with a model's name is said of the option that gave it."""
+    try:
+        yield
+    except InputError as error:
+        key, colon, said = str(error).partition(":")
+        if key != "model.name":
+            raise
+        raise InputError(f"{option}{colon}{said}") from None
 
 
 @app.command()
@@ -386,7 +391,10 @@ def schema() -> None:
 @app.command()
 def evaluate(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure; of a CONFIG, its base.")
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="What to measure, local-dir:PATH too; of a CONFIG, its base."
+        ),
     ],
     data: Data = None,
     which: Which = None,
@@ -446,7 +454,10 @@ def _source(target: str, data: str | None) -> Source | None:
 @app.command()
 def embed(
     target: Annotated[
-        str, typer.Argument(metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="The model; of a CONFIG, its base.")
+        str,
+        typer.Argument(
+            metavar="RUN|CHECKPOINT|CONFIG|EXPORT", help="The model, local-dir:PATH too; of a CONFIG, its base."
+        ),
     ],
     data: Data = None,
     out: Annotated[

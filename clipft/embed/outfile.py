@@ -33,7 +33,8 @@ def check_out(out: str, option: str, suffixes: Sequence[str]) -> Path:
         suffixes: the kinds of file that are known.
 
     Raises:
-        InputError: of no known kind, a library for it is missing, or something else is there.
+        InputError: of no known kind, a library for it is missing, something else is there, or its folder cannot be
+            written to.
     """
     path = Path(out).expanduser()
     suffix = path.suffix.lower()
@@ -48,6 +49,8 @@ def check_out(out: str, option: str, suffixes: Sequence[str]) -> Path:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise InputError(f"{option}: {above} is a file, not a folder; name another")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{option}: {above} is not writable; name another folder")
     return path
 
 
@@ -60,7 +63,10 @@ def write_whole(path: Path, write: Callable[[Path], T]) -> T:
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes files for their owner alone
         written = write(partial)
+        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise ClipftError(f"{path}: could not be written ({error}); no part of it was left") from error

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import open_clip
+
 from clipft.config.load import load_config
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
@@ -67,9 +69,15 @@ def open_target(name: str, which: Which | None = None, *, need_data: bool = Fals
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return _base_of_config(name, path, need_data)
     if not path.is_dir():
+        if name in open_clip.list_models():
+            raise InputError(
+                f"{name}: is an architecture, which has no weights of its own; write a config.yaml with "
+                f"model.name: {name} and model.pretrained, and give that"
+            )
         found = "is a file" if path.exists() else "does not exist"
         raise InputError(
-            f"{name}: {found}; expected a run, a checkpoint or an exported model (folders), or a config.yaml"
+            f"{name}: {found}; expected a run, a checkpoint or an exported model (folders), a config.yaml, "
+            "local-dir:PATH or hf-hub:NAME"
         )
     if is_export(path):
         return _exported(name, path)

@@ -167,7 +167,8 @@ def _together(model: Any, facts: ModelFacts, image: Tensor, text: Tensor) -> Ite
     whose = "the initial value; weights bring their own" if facts.initial else "as the weights have it"
     yield _step("both", "cosine", cosine, "the dot product of the two vectors: 1 where both point the same way")
     said = f"exp({facts.logit_scale:.3f}) = {math.exp(facts.logit_scale):.2f}, {whose}"
-    yield _step("both", "scale", scale, f"cosines differ little and a softmax needs more, so they are times {said}")
+    needs = "softmax" if bias is None else "sigmoid"
+    yield _step("both", "scale", scale, f"cosines differ little and a {needs} needs more, so they are times {said}")
     if bias is not None:
         why = f"most pairs of a batch do not match, so each starts from {facts.logit_bias:.2f}, {whose}"
         yield _step("both", "bias", bias, why)
@@ -211,10 +212,10 @@ def _block_why(facts: TowerFacts, first: int, last: int, *, shrinks: bool) -> st
     if facts.stages is not None:
         numbers = facts.stages[first : last + 1]
         units = " + ".join(map(str, numbers)) + (" unit" if sum(numbers) == 1 else " units")
-        does = "each adds to the maps what it finds in them"
+        does = "they look at the maps anew, which keep their size"
         return f"{units}; the maps shrink, so that a place sees more of the picture" if shrinks else f"{units}; {does}"
     times = f"{last - first + 1} times: " if last > first else ""
-    sees = "those before it" if facts.causal else "all others"
+    sees = "itself and those before it" if facts.causal else "all others"
     return f"{times}each token takes what it needs from {sees} (attention), then is worked on alone (MLP)"
 
 

@@ -52,7 +52,8 @@ def print_comparison(one: Measured, other: Measured, console: Console) -> None:
             differs = row.one != row.other
             _print("*" if differs else " ", row, console, style="" if differs else "dim")
     console.print("\n * differs. A multiplication and its addition count as two operations; memory in")
-    console.print("   float32, for one image and one text of full length, where everything trains.")
+    console.print("   float32, for one image and one text of full length, where everything trains;")
+    console.print("   gradients and the optimiser come on top: clipft freeze-report counts them.")
 
 
 def _rows(one: Measured, other: Measured) -> Iterator[_Row]:
@@ -79,7 +80,7 @@ def _rows(one: Measured, other: Measured) -> Iterator[_Row]:
         yield _Row(f"{tower} forward", *(f"{cost.flops / 1e9:,.1f} GFLOP" for cost in costs))
         yield _Row(f"{tower} keeps", *(in_bytes(cost.kept) for cost in costs))
     yield _Row("weights", *(in_bytes(side.cost.weights) for side in (one, other)))
-    yield _Row("one pair", *(in_bytes(side.cost.one_pair) for side in (one, other)))
+    yield _Row("weights + kept", *(in_bytes(side.cost.one_pair) for side in (one, other)))
 
 
 def _print(mark: str, row: _Row, console: Console, *, style: str) -> None:

@@ -19,6 +19,7 @@ from clipft.model.subject import Subject
 from clipft.model.walkthrough import Walkthrough, walk
 from clipft.report.compare_view import Measured, print_comparison
 from clipft.report.explain import explain, print_explanation
+from clipft.report.inspect_options import Asked
 from clipft.report.inspect_view import print_inspection
 from clipft.report.tree_view import print_blocks, print_tree
 from clipft.report.walkthrough_view import print_walkthrough
@@ -37,6 +38,28 @@ class View:
     key: str
     value: Any
     show: Callable[[Console], None]
+
+
+def views(
+    asked: Asked, subject: Subject, other: Subject | None, plan: Plan | None, picture: Image.Image | None
+) -> list[View]:
+    """What was asked for, in the order it is shown; empty where nothing was, and the summary will do.
+
+    Args:
+        other: the model of --compare.
+        plan: what trains, where a config says so.
+        picture: of --image.
+    """
+    found = [walkthrough(subject, picture, asked.text)] if asked.walkthrough else []
+    if asked.block is not None:
+        found.append(one_block(subject, plan, asked.block))
+    elif asked.tree:
+        found.append(tree(subject, plan, full=asked.full))
+    if other is not None:
+        found.append(comparison(subject, other))
+    if asked.explain is not None:
+        found.append(explanation(subject, asked.explain))
+    return found
 
 
 def summary(subject: Subject) -> View:

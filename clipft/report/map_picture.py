@@ -31,7 +31,7 @@ from clipft.report.map_words import (
 
 DPI = 120
 _PANEL, _GAP, _LINE = 7.0, 0.3, 0.24  # inches: a panel's side, between panels, a line of text
-_SHAPES = "os^DvP<Xp>"
+_SHAPES = "os^DvP<Xp"  # nine, ten colours: neighbours differ in both, and 90 classes are marked apart
 _IN_LEGEND = 60  # classes; more would fill the picture, and each class's name stands in the map
 
 
@@ -137,7 +137,7 @@ def _mark(label: int, embeddings: Embeddings, *, caption: bool = False) -> tuple
         return "o", CAPTION_COLOUR if caption else IMAGE_COLOUR
     if label < 0:
         return "o", NO_CLASS
-    return _SHAPES[label // len(COLOURS) % len(_SHAPES)], COLOURS[label % len(COLOURS)]
+    return _SHAPES[label % len(_SHAPES)], COLOURS[label % len(COLOURS)]
 
 
 def _legend_entries(embeddings: Embeddings) -> list[tuple[str, str, str, bool]]:

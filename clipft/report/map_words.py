@@ -12,7 +12,7 @@ COLOURS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
-"""Ten that the colour-blind tell apart (Petroff 2021, arXiv:2107.02270); the next ten classes take another shape."""
+"""Ten that the colour-blind tell apart (Petroff 2021, arXiv:2107.02270); each class takes the next shape too."""
 IMAGE_COLOUR, CAPTION_COLOUR = COLOURS[0], COLOURS[6]
 """Where there are no classes."""
 NO_CLASS = "#c8c8c8"

@@ -56,7 +56,7 @@ def _print_tables(tables: Sequence[Table], console: Console) -> None:
 
 
 def _shape(shape: Sequence[int]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+    return f"[{', '.join(map(str, shape))}]" if shape else "one number"
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -117,6 +117,23 @@ def test_what_is_not_ours_is_never_written_over(tiny_native: Path, tmp_path: Pat
         check_out("map.svg", "--plot", (".html", ".png"))
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_ours_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(InputError, match=r"--out: .*closed is not writable; name another folder"):
+        check_out(str(tmp_path / "closed" / "new" / "v.safetensors"), "--out", (".safetensors",))
+
+
+def test_others_may_read_what_the_umask_lets_them(captioned: Embeddings, tmp_path: Path) -> None:
+    out = tmp_path / "v.safetensors"
+    before = os.umask(0o027)
+    try:
+        write_whole(out, lambda partial: write_vectors(captioned, partial))
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o640
+
+
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     def fill(partial: Path) -> None:
         partial.write_bytes(b"half")

@@ -205,3 +205,8 @@ def test_the_table_fits_80_columns_and_tells_what_was_measured(
         "zero-shot top-1",
     ):
         assert wanted in text
+
+
+def test_the_name_of_an_architecture_is_told_apart() -> None:
+    with pytest.raises(InputError, match=r"ViT-B-32: is an architecture, .*model\.pretrained"):
+        open_target("ViT-B-32")

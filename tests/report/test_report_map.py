@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from clipft.embed.outfile import check_out
 from clipft.report.embed_view import embed_view, shapes
 from clipft.report.map_file import thumbnails_for, write_map
 from clipft.report.map_page import THUMBNAILS, page_data
-from clipft.report.map_picture import DPI, write_picture
+from clipft.report.map_picture import DPI, _mark, write_picture
 
 CLASSES = ("a cat", "_hidden", "$5 or $6", "<script>alert('x')</script>")
 
@@ -193,3 +194,10 @@ def test_the_terminal_names_figures_and_files_in_80_columns(embeddings: Embeddin
         "another note",
     ):
         assert words in " ".join(text.split()), words
+
+
+def test_neighbouring_classes_differ_in_shape_and_colour(embeddings: Embeddings) -> None:
+    """A map in grey print can still be read."""
+    marks = [_mark(label, embeddings) for label in range(90)]
+    assert len(set(marks)) == 90
+    assert all(one[0] != other[0] and one[1] != other[1] for one, other in pairwise(marks))

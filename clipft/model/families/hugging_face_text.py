@@ -106,7 +106,7 @@ class BertText(HuggingFaceText):
             "heads": config.num_attention_heads,
             "head_width": config.hidden_size // config.num_attention_heads,
             "mlp_width": config.intermediate_size,
-            "activation": str(config.hidden_act).upper(),
+            "activation": _activation(config.hidden_act),
             "context_length": config.max_position_embeddings,
             "positions": "learnt",
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embeddings", _WORDS_AND_PLACES),),
@@ -142,7 +142,7 @@ class Mt5Text(HuggingFaceText):
             "heads": config.num_heads,
             "head_width": config.d_kv,
             "mlp_width": config.d_ff,
-            "activation": str(config.feed_forward_proj).upper(),
+            "activation": _activation(config.feed_forward_proj),
             "positions": "relative, from block 0",
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embed_tokens", _WORDS),),
         }
@@ -186,7 +186,7 @@ class M2m100Text(HuggingFaceText):
             "heads": config.encoder_attention_heads,
             "head_width": config.d_model // config.encoder_attention_heads,
             "mlp_width": config.encoder_ffn_dim,
-            "activation": str(config.activation_function).upper(),
+            "activation": _activation(config.activation_function),
             "context_length": config.max_position_embeddings,
             "positions": "sine and cosine, fixed",
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embed_tokens", _WORDS),),
@@ -216,6 +216,23 @@ FAMILIES: dict[str, type[HuggingFaceText]] = {
     "xlm-roberta": BertText,
     "mt5": Mt5Text,
     "m2m_100": M2m100Text,
+}
+
+
+def _activation(name: object) -> str:
+    """A non-linearity that transformers names, as a person writes it; mT5's says whether it gates."""
+    gated, plain = ("gated ", str(name).removeprefix("gated-")) if str(name).startswith("gated-") else ("", str(name))
+    return gated + _ACTIVATIONS.get(plain, plain)
+
+
+_ACTIVATIONS = {
+    "gelu": "GELU",
+    "gelu_new": "GELU (tanh)",
+    "gelu_pytorch_tanh": "GELU (tanh)",
+    "quick_gelu": "QuickGELU",
+    "relu": "ReLU",
+    "silu": "SiLU",
+    "swish": "SiLU",
 }
 
 _WORDS = "each piece of a word is looked up in a table of learnt vectors"

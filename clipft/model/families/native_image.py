@@ -102,6 +102,7 @@ def _landmarks(visual: Any) -> tuple[Landmark, ...]:
     joined = Landmark(
         "tokens",
         "visual.ln_pre",
-        "the patches in a row behind a class token, each with its position added, and normalised",
+        "the patches in a row behind a class token, each with its position added"
+        + ("" if isinstance(visual.ln_pre, nn.Identity) else ", and normalised"),
     )
     return patches, joined

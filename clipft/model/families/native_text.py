@@ -38,7 +38,7 @@ class NativeText(Tower):
         )
         width = text.token_embedding.embedding_dim
         facts = TowerFacts(
-            "native text" if not prefix else "native text, own module",
+            "native text",
             width=width,
             tokens=text.positional_embedding.shape[0],
             context_length=text.context_length,

@@ -52,14 +52,13 @@ def logit_scale(model: Anatomy) -> Explanation:
     value, scale = facts.logit_scale, math.exp(facts.logit_scale)
     whose = "the value it starts from, since no weights are loaded" if facts.initial else "as the weights have it"
     bias = "" if facts.logit_bias is None else f"logit_bias, here {facts.logit_bias:g}, is added to the product."
+    apart = _odds if facts.logit_bias is not None else _probable
     return Explanation(
         paragraphs(f"""
             logit_scale is one number, the logarithm of what cosines are multiplied by. Here it is {value:.3f}, and
             exp({value:.3f}) = {scale:.2f} ({whose}). {bias}
 
-            Cosines of right and wrong texts lie close together, and a softmax would call them equal. Multiplied by
-            {scale:.2f}, a text whose cosine is {_APART} higher is {scores_apart(scale, _APART):.2f} times as
-            probable; by {_MOST:.0f}, {scores_apart(_MOST, _APART):.0f} times.
+            {apart(scale)}
 
             CLIP starts at ln(1/0.07) = {math.log(_START):.3f} and holds it below ln 100 = {math.log(_MOST):.3f}
             (section 2.5), which OpenAI's weights reached. It is the inverse of a temperature: large is sure, small is
@@ -70,6 +69,22 @@ def logit_scale(model: Anatomy) -> Explanation:
             each step. A fall toward 1 is a sign that the learning rate is far too high.
         """)
     )
+
+
+def _probable(scale: float) -> str:
+    return f"""
+            Cosines of right and wrong texts lie close together, and a softmax would call them equal. Multiplied by
+            {scale:.2f}, a text whose cosine is {_APART} higher is {scores_apart(scale, _APART):.2f} times as
+            probable; by {_MOST:.0f}, {scores_apart(_MOST, _APART):.0f} times.
+    """
+
+
+def _odds(scale: float) -> str:
+    return f"""
+            Cosines of right and wrong texts lie close together, and a sigmoid would call them equal. Multiplied by
+            {scale:.2f}, a cosine {_APART} higher makes the odds of a match {scores_apart(scale, _APART):.2f} times as
+            large; by {_MOST:.0f}, {scores_apart(_MOST, _APART):.0f} times.
+    """
 
 
 def alignment(model: Anatomy) -> Explanation:

@@ -34,12 +34,12 @@ def explain(topic: str, model: Anatomy) -> Explanation:
 def print_explanation(topic: str, name: str, explanation: Explanation, console: Console) -> None:
     """The topic and the model's name, then paragraphs and table in at most 80 columns, which read well."""
     width = min(console.width, 80)
-    console.print(Text(f"{topic} · {name}", style="bold"), soft_wrap=True)
+    console.print(Text(f"{topic} · {_end_of(name, width - len(topic) - 3)}", style="bold"), soft_wrap=True)
     for paragraph in explanation.paragraphs:
         _print(paragraph, width, console)
     if explanation.table is not None and explanation.table.rows:
         console.print()
-        for number, line in enumerate(_table(explanation.table)):
+        for number, line in enumerate(_table(explanation.table, width)):
             console.print(Text(line, style="underline" if number == 0 and console.color_system else ""), soft_wrap=True)
         console.print()
     for paragraph in explanation.after:
@@ -52,14 +52,25 @@ def _print(paragraph: str, width: int, console: Console) -> None:
     console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
-def _table(table: Table) -> list[str]:
-    """Words to the left, numbers to the right."""
+def _table(table: Table, width: int) -> list[str]:
+    """Words to the left, numbers to the right; of a first cell too long for the width its end is kept."""
     shown = table.shown or range(len(table.rows))
     rows = [table.headings, *(table.rows[i] for i in shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    others = [max(map(len, column)) for column in list(zip(*rows, strict=True))[1:]]
+    room = width - len(_MARGIN) - sum(len(_BETWEEN) + other for other in others)
+    rows = [(_end_of(first, room), *cells) for first, *cells in rows]
+    widths = [max(len(row[0]) for row in rows), *others]
     right = [any(cell[:1].isdigit() or cell[:1] == "-" for cell in column) for column in zip(*rows[1:], strict=True)]
     lines = []
     for row in rows:
         cells = (f"{c:>{w}}" if r else f"{c:<{w}}" for c, w, r in zip(row, widths, right, strict=True))
-        lines.append(f"   {'  '.join(cells)}".rstrip())
+        lines.append(f"{_MARGIN}{_BETWEEN.join(cells)}".rstrip())
     return lines
+
+
+def _end_of(name: str, most: int) -> str:
+    """A name or path in so many characters; the end tells more."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+_MARGIN, _BETWEEN = "   ", "  "

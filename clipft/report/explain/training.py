@@ -29,12 +29,21 @@ def freezing(model: Anatomy) -> Explanation:
         tuple(i for i, n in enumerate(every) if n in shown),
     )
     after = paragraphs(f"""
-        {image} (image) and {text} (text) leave norm, pooling and projection, -1 the projection alone. Risk is our
-        reading: of forgetting what pretraining taught, and of learning few photos by heart. Against a linear probe,
-        models trained whole were 2 points better on such data and 7 worse on other (LP-FT, ICLR 2022).
+        {image} (image) and {text} (text) leave norm, pooling and projection, -1 {_left(model)}. Risk is our reading,
+        by depth and by share: of forgetting what pretraining taught, and of learning few photos by heart. Models
+        trained whole beat linear probes by 2 points on photos like the training's and lost by 7 on others (LP-FT,
+        ICLR 2022).
         {"--json has every N." if len(shown) < len(every) else ""}
     """)
     return Explanation(before, table, after)
+
+
+def _left(model: Anatomy) -> str:
+    """What -1 leaves to train."""
+    without = [tower for tower in ("image", "text") if not model.projection[tower]]
+    if len(without) == 2:
+        return "nothing, since there are no projections"
+    return f"the projection alone (none in the {without[0]} tower)" if without else "the projection alone"
 
 
 def _shown(depth: int) -> set[int]:
@@ -49,16 +58,19 @@ def _cells(model: Anatomy, tower: str, layers: int) -> tuple[str, str, str]:
     if layers > depth:
         return "", "", ""
     trains = trains_at(model, tower, layers)
-    return counted(trains), share(trains, model.size(tower)), _risk(layers, depth, trains)
+    return counted(trains), share(trains, model.size(tower)), _risk(layers / depth, trains / model.size(tower), layers)
 
 
-def _risk(layers: int, depth: int, trains: int) -> str:
-    """Our reading, by how far up the tower is frozen."""
+def _risk(frozen: float, trains: float, layers: int) -> str:
+    """Our reading: the riskier of what the share of blocks frozen and the share of parameters trained say.
+
+    Late stages hold most of a staged network, so that few of its parameters are frozen with half of its depth.
+    """
     if not trains:
         return "none"
     if layers <= 0:
         return "highest" if layers == 0 else "lowest"
-    return "high" if layers < depth / 2 else "fair" if layers < 0.8 * depth else "low"
+    return "high" if frozen < 0.5 or trains > 0.5 else "fair" if frozen < 0.8 or trains > 0.2 else "low"
 
 
 # --- strategies ----------------------------------------------------------------------------------
@@ -69,8 +81,10 @@ def strategies(model: Anatomy) -> Explanation:
     facts = model.facts
     image, text = (trains_at(model, tower, 0) for tower in ("image", "text"))
     scales = model.size("heads")
+    kept = trains_at(model, "image", -1)
+    own = f"{counted(kept)} and the classes" if kept else "the classes alone"
     projections = trains_at(model, "image", -1) + trains_at(model, "text", -1)
-    first = {tower: max(model.tower(tower).depth - 2, 0) for tower in ("image", "text")}
+    first = {tower: max(model.tower(tower).depth - _late(model, tower), 0) for tower in ("image", "text")}
     last = sum(trains_at(model, tower, layers) for tower, layers in first.items())
 
     def trains(parameters: int) -> str:
@@ -87,7 +101,7 @@ def strategies(model: Anatomy) -> Explanation:
             text tower: {trains(text + scales)}, the same for image. When: known pictures, new words (LiT, CVPR
             2022). For: no gradient in the image tower. Against: sees nothing new.
 
-            last 2 blocks: {trains(last + scales)}, image.freeze_layers: {first["image"]}, text.freeze_layers:
+            {_late_words(model)}: {trains(last + scales)}, image.freeze_layers: {first["image"]}, text.freeze_layers:
             {first["text"]}. When: hundreds of photos. For: early features stay; 3 blocks, projections and a prompt
             transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024). Against: one number more.
 
@@ -97,8 +111,9 @@ def strategies(model: Anatomy) -> Explanation:
             logit_scale: {trains(scales)}, and both projection: freeze. When: right answers, but too sure or too
             doubtful. For: no accuracy can fall. Against: none can rise.
 
-            classifier: {counted(facts.image.embed_dim + 1)} a class, loss.type: classifier. When: fixed classes with
-            labels. For: starts from the prompts, uses every label. Against: knows no other class.
+            classifier: {counted(image)} and {counted(facts.image.embed_dim + 1)} a class, loss.type: classifier
+            (image.freeze_backbone: true: {own}). When: labels. For: starts from the prompts. Against: knows no other
+            class.
 
             different rates: all of it, image.lr: x0.1 or optim.groups. When: freezing cuts off too much. For: early
             parts move slowly. Against: takes as long as everything. (image. and text. keys stand under model:.)
@@ -108,3 +123,15 @@ def strategies(model: Anatomy) -> Explanation:
 
 _HEADS = "can only weigh anew what the towers see."
 _NO_HEADS = "there are no projections here: nothing but the scale trains."
+
+
+def _late(model: Anatomy, tower: str) -> int:
+    """How many of its last blocks are worth a first try: a stage is much more than a transformer's block."""
+    return 1 if model.tower(tower).stages is not None else 2
+
+
+def _late_words(model: Anatomy) -> str:
+    late = {tower: "stage" if _late(model, tower) == 1 else "2 blocks" for tower in ("image", "text")}
+    if late["image"] == late["text"]:
+        return f"last {late['image']}"
+    return f"last {late['image']} (image), last {late['text']} (text)"
