@@ -401,3 +401,11 @@ def test_a_size_that_a_registered_config_leaves_out_is_open_clips_own(
     assert export(run, tmp_path / "out").notes == ()
     file = tmp_path / "bare.pt"
     assert export(run, file, to="pt").load == (f'model = open_clip.create_model("tiny-arch", pretrained="{file}")',)
+
+
+def test_others_may_read_the_files_as_far_as_the_umask_says(
+    make_run: MakeRun, tiny_native: Path, tmp_path: Path
+) -> None:
+    export(make_run(tiny_native), tmp_path / "out")
+    usual = (tmp_path / "out" / "open_clip_config.json").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "out").iterdir()} == {usual}

@@ -12,7 +12,6 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
@@ -22,6 +21,7 @@ from clipft.model.build import ClipModel
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.saved import SavedModel
+from clipft.model.tensor_file import write_tensors
 from clipft.model.tokenizer import KNOWN_TEXT
 
 STATE_DICT = "open_clip_model.pt"
@@ -51,7 +51,7 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
         ClipftError: open_clip does not load it, or as another model, tokenizer or preprocessing.
     """
     clip = saved.clip
-    save_file(state_dict(clip.model), partial / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(state_dict(clip.model), partial / WEIGHTS, {"format": "pt"})
     config = {"model_cfg": write_configs(clip, partial, out), "preprocess_cfg": clip.preprocess_cfg}
     vision_cfg = {**config["model_cfg"]["vision_cfg"]}
     if (partial / TIMM_FOLDER).is_dir():  # not yet where its config says
@@ -117,7 +117,7 @@ def _write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
     if settings is None:
         return None
     classifier = saved.clip.model.get_submodule("classifier")
-    save_file({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, folder / CLASSIFIER)
+    write_tensors(classifier.state_dict(), folder / CLASSIFIER)
     classes, width = classifier.get_parameter("weight").shape
     return {**settings, "num_classes": classes, "width": width}
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
@@ -24,6 +23,7 @@ from clipft.model.hf_form import CLASSES, Form, Misfit, form_of
 from clipft.model.hf_names import to_transformers
 from clipft.model.recipe import EXPORT_FACTS
 from clipft.model.saved import SavedModel
+from clipft.model.tensor_file import write_tensors
 
 WEIGHTS = "model.safetensors"
 SAME = 1e-5
@@ -73,7 +73,7 @@ def write_hugging_face(partial: Path, out: Path, saved: SavedModel, run: str, fo
     with textencoder.quiet_transformers():
         special = _write_tokenizer(partial, clip, form)
         _config(form, special).save_pretrained(partial)
-        save_file(to_transformers(state_dict(clip.model), form.family), partial / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(to_transformers(state_dict(clip.model), form.family), partial / WEIGHTS, {"format": "pt"})
         _image_processor(clip.preprocess_cfg, form).save_pretrained(partial)
         # the two halves of an open_clip_config.json, so that clipft.load builds the run's model again
         configs = {"model_cfg": write_configs(clip, partial, out), "preprocess_cfg": clip.preprocess_cfg}

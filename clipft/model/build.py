@@ -43,6 +43,7 @@ class MetaModel:
     model_cfg: dict[str, Any]
     base: str
     notes: tuple[str, ...]
+    resized: tuple[str, ...]
 
 
 @dataclass
@@ -97,7 +98,7 @@ def build_meta(config: ModelConfig) -> MetaModel:
         resized = resize(model, recipe.sizes)
     image, text = _towers(model, config)
     notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes)
-    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes)
+    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, resized.notes)
 
 
 def build(config: ModelConfig, seed: int) -> ClipModel:
@@ -160,7 +161,21 @@ def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
     if scale.init is not None:
         with torch.no_grad():
             model.get_parameter("logit_scale").fill_(math.log(scale.init))
+        filled = replace(filled, notes=(*filled.notes, *_scale_notes(scale.init)))
     return filled
+
+
+def _scale_notes(init: float) -> tuple[str, ...]:
+    """A line where the scale was probably given as its logarithm: CLIP starts at 14.29 and ends at 100."""
+    if init >= _LOG_OF_CAP:
+        return ()
+    return (
+        f"model.logit_scale.init: {init:g} is what cosines are multiplied by, and very little; if its logarithm was "
+        f"meant, write {math.exp(init):.4g}",
+    )
+
+
+_LOG_OF_CAP = 5.0  # ln 100 = 4.6 is the largest logarithm that CLIP allows (section 2.5)
 
 
 def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:

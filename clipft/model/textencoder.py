@@ -32,6 +32,12 @@ TOKENIZER_FILES = (*_TOKENIZER, *_TOKENIZER_EXTRA)
 """All that a Hugging Face tokenizer may be made of."""
 
 
+_ELSEWHERE = (
+    "fetch it where there is a network and copy that cache here (HF_HOME), or name a folder of it where this name "
+    "stands: in the config, or in the open_clip_config.json of a local-dir:"
+)
+
+
 def find_folder(name: str, what: str) -> Path:
     """The folder with the encoder's config.json: `name` itself, or the cached one of a hub name.
 
@@ -47,7 +53,7 @@ def find_folder(name: str, what: str) -> Path:
         return folder
     if folder.is_absolute() or name.count("/") > 1 or name.startswith("."):
         raise InputError(f"{what}: {folder} is not there; expected a folder with {CONFIG}, or ORG/NAME on the hub")
-    return fetch(name, [CONFIG], what=what, instead="fetch it where there is a network, and name its folder").parent
+    return fetch(name, [CONFIG], what=what, instead=_ELSEWHERE).parent
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -60,8 +66,7 @@ def tokenizer_folder(name: str, what: str) -> Path:
     require_transformers(what)
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        instead = "fetch it where there is a network, and name its folder"
-        found = fetch(name, _TOKENIZER, what=what, instead=instead)
+        found = fetch(name, _TOKENIZER, what=what, instead=_ELSEWHERE)
         fetch_beside(found, name, _TOKENIZER_EXTRA)
         return found.parent
     if not has_tokenizer(folder):

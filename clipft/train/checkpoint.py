@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
@@ -23,6 +23,7 @@ from clipft.model.hashes import file_sha256
 from clipft.model.plan import Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 from clipft.model.standstill import moving_modules
+from clipft.model.tensor_file import write_tensors
 from clipft.train.randomness import PREFIX
 
 
@@ -77,8 +78,8 @@ def write_checkpoint(
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
-        save_file({name: t.detach().cpu().contiguous() for name, t in optimizer.items()}, temporary / OPTIMIZER)
+        write_tensors(weights, temporary / WEIGHTS)
+        write_tensors(optimizer, temporary / OPTIMIZER)
         (temporary / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         files = {
             name: {"bytes": (temporary / name).stat().st_size, "sha256": file_sha256(temporary / name)}

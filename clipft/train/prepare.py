@@ -135,12 +135,15 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     classes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes = meta.resized
     if loss == "classifier":
         try:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
-            notes = (f"the classifier's size is not known, since its classes cannot be read: {error}",)
+            notes = (
+                *notes,
+                f"the classifier's size is not known, since its classes cannot be read: {error}",
+            )
     plan = plan_of(config, meta, loss, classes)
     if not with_cost:
         return PlanReport(meta, plan, meta.base, notes)

@@ -452,3 +452,11 @@ def test_an_architecture_without_a_twin_takes_its_tag() -> None:
     check_tag("roberta-ViT-B-32", "laion2b_s12b_b32k", tag)
     with pytest.raises(InputError, match=r"write model\.name: ViT-B-32-quickgelu"):
         check_tag("ViT-B-32", "openai", tag_cfg("openai", "ViT-B-32"))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_scale_that_looks_like_a_logarithm_is_pointed_out() -> None:
+    """P24: 4.6 is ln 100, and 4.6 times a cosine says almost nothing."""
+    said = build(model(name="tiny", logit_scale={"init": 4.6}), seed=0).notes
+    assert any("if its logarithm was meant, write 99.48" in note for note in said)
+    assert not any("logarithm" in note for note in build(model(name="tiny", logit_scale={"init": 30.0}), seed=0).notes)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from clipft.config.load import load_config
 from clipft.config.schema import ModelConfig, OptimConfig
 from clipft.model.classifier import Classifier
 from clipft.model.cost import Cost, Flops
@@ -23,6 +25,7 @@ from clipft.model.plan import Plan
 from clipft.model.towers import towers_of
 from clipft.report.amounts import counted, in_bytes, in_flops, share
 from clipft.report.freeze_table import print_every_parameter, print_freeze_report, rate, shape_words
+from clipft.train.prepare import report_plan
 
 VIT_B_32 = """\
 ViT-B-32 · laion2b_s34b_b79k · 151,277,313 parameters
@@ -252,3 +255,11 @@ def test_amounts() -> None:
         "-",
     ]
     assert (shape_words((768, 512)), shape_words(())) == ("768 x 512", "scalar")
+
+
+def test_a_resized_model_says_so_before_its_weights_are_there(tmp_path: Path) -> None:
+    """P47: freeze-report tells of positions that training would resample."""
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {name: ViT-S-32, image_size: 256}\ndata: {train: {builtin: hands}}\n")
+    report = report_plan(load_config(path, need_data=False).config, with_cost=False)
+    assert any(note.startswith("model.image_size: 256 pixels in place of 224") for note in report.notes)
