@@ -15,7 +15,7 @@ from clipft.model.beside import Beside, read_beside
 from clipft.model.encoders import load_image_encoder
 from clipft.model.hub import fetch
 from clipft.model.layouts import HUGGING_FACE, of_openai
-from clipft.model.recipe import Recipe, check_activation, has_twin
+from clipft.model.recipe import Recipe, Sizes, check_activation, has_twin
 from clipft.model.resize import resize
 from clipft.model.weights import load_into, read_weights
 
@@ -107,8 +107,7 @@ def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str, *, acti
         tensors = hf_names.to_open_clip(tensors, text="text." if hasattr(model, "text") else "")
         layout = HUGGING_FACE[family]
         notes += (f"{label}: {layout}, put into open_clip's names",)
-    if _differ_in_shape(model, tensors):
-        resize(model, recipe.sizes)  # weights that have the size asked for already
+    resize(model, _asked_and_other(model, tensors, recipe.sizes))
     try:
         said = load_into(model, tensors, name=recipe.name, source=label, layout=layout)
     except InputError as error:
@@ -116,15 +115,27 @@ def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str, *, acti
     return (*notes, *said)
 
 
+def _asked_and_other(model: nn.Module, tensors: Mapping[str, Tensor], asked: Sizes) -> Sizes:
+    """Those of the sizes asked for that the weights may have already, since a tensor of that tower does not fit."""
+    odd = _differ_in_shape(model, tensors)
+    of_image = any(name.startswith("visual.") for name in odd)
+    of_text = any(not name.startswith("visual.") for name in odd)
+    return Sizes(asked.image_size if of_image else None, asked.context_length if of_text else None)
+
+
 def _differ_in_shape(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the model's tensors that have another shape in the file."""
+    """Names of the model's tensors that have another shape in the file; `logit_scale` may be a number or a list."""
     wanted = model.state_dict()
-    return [name for name, tensor in tensors.items() if name in wanted and tensor.shape != wanted[name].shape]
+    return [
+        name
+        for name, tensor in tensors.items()
+        if name in wanted and tensor.numel() > 1 and tensor.shape != wanted[name].shape
+    ]
 
 
 def _size_advice(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
     """What else may be the matter where only positions do not fit."""
-    odd = [name for name in _differ_in_shape(model, tensors) if tensors[name].numel() > 1]
+    odd = _differ_in_shape(model, tensors)
     if not odd or any("pos" not in name.rpartition(".")[2] for name in odd):
         return ""
     key = "model.image_size" if odd[0].startswith("visual.") else "model.context_length"

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 from test_train_families import write_base
 from train_runs import Write, go
 
@@ -108,6 +109,35 @@ def test_weights_that_have_the_size_already(write: Write, tmp_path: Path) -> Non
     assert torch.equal(positions, load_saved(run, "last").clip.model.visual.positional_embedding)
     with pytest.raises(InputError, match=r"Only positions differ: write the size .* in model.image_size"):
         build(ModelConfig(name=name, pretrained=str(tmp_path / "out")), seed=0)
+
+
+@pytest.mark.parametrize("scale", [[], [1]])
+def test_each_size_is_looked_at_by_itself(scale: list[int], write: Write, tmp_path: Path) -> None:
+    """A file at the image size asked for, and at the architecture's own context; its scale as a number or a list."""
+    path = write(train={"epochs": 1})
+    run = go(path, "model.image_size=64").folder
+    tensors = dict(load_saved(run, "last").clip.model.state_dict())
+    tensors["logit_scale"] = tensors["logit_scale"].reshape(scale)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "w.safetensors")
+    name = load_config(path).config.model.name
+    of_file = {"name": name, "pretrained": str(tmp_path / "w.safetensors"), "image_size": 64}
+    clip = build(ModelConfig(**of_file, context_length=12), seed=0)
+    assert torch.equal(clip.model.visual.positional_embedding, tensors["visual.positional_embedding"])
+    assert torch.equal(clip.model.positional_embedding, tensors["positional_embedding"][:12])
+
+
+@pytest.mark.parametrize("scale", [[], [1]])
+def test_weights_of_the_architectures_size_are_resized_after_loading(
+    scale: list[int], write: Write, tmp_path: Path
+) -> None:
+    """A scale of another shape says nothing of an image size."""
+    path = write(train={"epochs": 1})
+    tensors = dict(load_saved(go(path).folder, "last").clip.model.state_dict())
+    tensors["logit_scale"] = tensors["logit_scale"].reshape(scale)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, tmp_path / "w.safetensors")
+    name = load_config(path).config.model.name
+    clip = build(ModelConfig(name=name, pretrained=str(tmp_path / "w.safetensors"), image_size=64), seed=0)
+    assert clip.model.visual.positional_embedding.shape[0] == 17
 
 
 def test_a_timm_config_keeps_its_other_settings(tmp_path: Path) -> None:
