@@ -15,6 +15,7 @@ from torch import nn
 
 from clipft.errors import InputError
 from clipft.model.hf_form import blocks_of
+from clipft.model.json_file import read_object
 from clipft.model.recipe import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
 
 _PREPROCESSOR = "preprocessor_config.json"
@@ -191,12 +192,4 @@ def _wrong(values: dict[str, Any], key: str, expected: str, file: Path) -> Input
 
 def _read(file: Path) -> dict[str, Any]:
     """The content of a JSON file, nothing where there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return content
+    return read_object(file) if file.is_file() else {}

@@ -18,6 +18,7 @@ from clipft.config.load import load_config
 from clipft.config.schema import Config
 from clipft.errors import InputError
 from clipft.model.hashes import file_sha256
+from clipft.model.json_file import read_object
 from clipft.model.names import listed
 
 CONFIG = "config.yaml"
@@ -101,7 +102,7 @@ def peek_state(path: Path) -> dict[str, Any]:
     verified.
     """
     folder = path if path.is_dir() else path.parent
-    return _read_json((folder if (folder / STATE).is_file() else _choose(folder, None)) / STATE)
+    return read_object((folder if (folder / STATE).is_file() else _choose(folder, None)) / STATE)
 
 
 def verify(folder: Path, hashed: tuple[str, ...] = (WEIGHTS, OPTIMIZER, STATE)) -> None:
@@ -113,7 +114,7 @@ def verify(folder: Path, hashed: tuple[str, ...] = (WEIGHTS, OPTIMIZER, STATE)) 
     commit = folder / COMMIT
     if not commit.is_file():
         raise InputError(f"{folder}: has no {COMMIT}, so it was not written to the end; take another checkpoint")
-    files = _read_json(commit).get("files")
+    files = read_object(commit).get("files")
     if not isinstance(files, dict) or not {WEIGHTS, STATE} <= files.keys():
         raise InputError(f"{commit}: does not list the checkpoint's files; take another checkpoint")
     for name, promised in files.items():
@@ -151,20 +152,10 @@ def _choose(run: Path, which: Which | None) -> Path:
 
 
 def _pointed(pointer: Path) -> Path:
-    name = _read_json(pointer).get("folder")
+    name = read_object(pointer).get("folder")
     folder = pointer.parent / str(name)
     if not isinstance(name, str) or not folder.is_dir():
         raise InputError(
             f"{pointer}: names the checkpoint {name}, which is not there; name another checkpoint's folder"
         )
     return folder
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content

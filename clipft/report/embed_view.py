@@ -13,8 +13,8 @@ from rich.text import Text
 from clipft.embed.features import Embeddings, Side
 from clipft.report.amounts import in_bytes
 from clipft.report.metric_words import WORDS
+from clipft.report.words_grid import add_faults_and_notes, words_grid
 
-_NAMED_FAULTS = 5
 _FIGURES = {
     "zero_shot_top1": WORDS["zero_shot_top1"],
     "cosine_own_class": "cosine of image and own class",
@@ -59,7 +59,7 @@ def shapes(embeddings: Embeddings) -> str:
 
 
 def _facts(embeddings: Embeddings) -> Table:
-    grid = _grid()
+    grid = words_grid()
     grid.add_row("model", Text(embeddings.target, style="bold"))
     base = embeddings.sides.get("base")
     if base is not None and base.name != embeddings.target:
@@ -89,21 +89,9 @@ def _figures(figures: Mapping[Side, dict[str, float]]) -> Table:
 
 
 def _files(embeddings: Embeddings, written: Sequence[tuple[Path, str]], notes: Sequence[str]) -> Table:
-    grid = _grid()
+    grid = words_grid()
     for path, content in written:
         grid.add_row("wrote", Text(f"{path}  {in_bytes(path.stat().st_size)}", style="bold"))
         grid.add_row("", Text(content))
-    for fault in embeddings.faults[:_NAMED_FAULTS]:
-        grid.add_row("unreadable", Text(str(fault), style="yellow"))
-    if len(embeddings.faults) > _NAMED_FAULTS:
-        grid.add_row("", f"and {len(embeddings.faults) - _NAMED_FAULTS:,} more")
-    for note in notes:
-        grid.add_row("note", Text(note))
-    return grid
-
-
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    add_faults_and_notes(grid, embeddings.faults, notes)
     return grid

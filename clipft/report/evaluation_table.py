@@ -10,8 +10,7 @@ from rich.text import Text
 from clipft.evaluate.compare import Evaluation
 from clipft.evaluate.measure import Measurement, higher_is_better
 from clipft.report.metric_words import WORDS
-
-_NAMED_FAULTS = 5
+from clipft.report.words_grid import add_faults_and_notes, words_grid
 
 
 def evaluation_table(evaluation: Evaluation) -> RenderableType:
@@ -40,7 +39,7 @@ def measured_on(measurement: Measurement) -> str:
 
 
 def _facts(evaluation: Evaluation, last: Measurement) -> Table:
-    grid = _words_grid()
+    grid = words_grid()
     grid.add_row("model", Text(evaluation.target, style="bold"))
     if evaluation.base is not None and evaluation.base_name != evaluation.target:
         grid.add_row("base", Text(evaluation.base_name))
@@ -80,18 +79,6 @@ def _change(name: str, base: dict[str, float], tuned: dict[str, float]) -> Text:
 
 def _remarks(evaluation: Evaluation, last: Measurement) -> Table:
     """The images that could not be read, and what else to know, each beside its word."""
-    grid = _words_grid()
-    for fault in last.faults[:_NAMED_FAULTS]:
-        grid.add_row("unreadable", Text(str(fault), style="yellow"))
-    if len(last.faults) > _NAMED_FAULTS:
-        grid.add_row("", f"and {len(last.faults) - _NAMED_FAULTS:,} more")
-    for note in evaluation.notes:
-        grid.add_row("note", Text(note))
-    return grid
-
-
-def _words_grid() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = words_grid()
+    add_faults_and_notes(grid, last.faults, evaluation.notes)
     return grid

@@ -21,7 +21,9 @@ from clipft.model.standstill import set_modes
 from clipft.model.tally import Tally, pretended
 from clipft.model.tower import FIXED, NOT_IN_LOSS
 from clipft.train.losses import Classify, Contrastive, Features, Siglip, Targets
+from clipft.train.network import normalise
 from clipft.train.precision import Precision
+from clipft.train.step import backward_with
 
 _FLOAT32 = Precision("fp32")
 
@@ -127,6 +129,7 @@ def _go_through(
     with torch.set_grad_enabled(not shape.in_pieces):
         features = encode()
     forward = tally.lap()
+    rows = slice(shape.rows_at_once)
     whole = _leaves(features, shape)
     value = loss(whole)
     loss_forward = tally.lap()
@@ -138,11 +141,11 @@ def _go_through(
         features = encode()
         tally.lap()
     activations = tally.most
-    _backward(features, whole)
+    backward_with(features, whole, rows)
     backward = tally.lap()
     del features
     if shape.in_pieces:
-        _backward(encode(), whole)
+        backward_with(encode(), whole, rows)
     passes = 2 if shape.in_pieces else 1
     flops = Flops(passes * shape.whole(forward) + loss_forward, shape.whole(backward) + loss_backward)
     return Counted(flops, activations, tally.most)
@@ -163,10 +166,10 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
                 pooled = image.pool(images)
             seen = image.drop(pooled) if shape.pooled else image.project(image.drop(pooled))
             if shape.loss == "classifier":
-                return Features(_normalise(seen), None)
+                return Features(normalise(seen), None)
             pooled = text.pool(tokens) if text_trains else torch.empty(rows, text.pooled_width)
             said = text.project(text.drop(pooled))
-        return Features(_normalise(seen), _normalise(said))
+        return Features(normalise(seen), normalise(said))
 
     return encode
 
@@ -204,17 +207,6 @@ def _leaves(features: Features, shape: StepShape) -> Features:
     return Features(leaf(features.image), None if features.text is None else leaf(features.text))
 
 
-def _backward(features: Features, whole: Features) -> None:
-    """From the loss's gradient at a piece's features into the towers."""
-    outputs, gradients = [], []
-    for feature, all_rows in ((features.image, whole.image), (features.text, whole.text)):
-        if feature is not None and feature.requires_grad and all_rows is not None and all_rows.grad is not None:
-            outputs.append(feature)
-            gradients.append(all_rows.grad[: len(feature)])
-    if outputs:
-        torch.autograd.backward(outputs, gradients)
-
-
 def _loss(model: Any, shape: StepShape) -> Callable[[Features], Tensor]:
     """The loss over a batch in which no row is like another; of a head whose classes are unknown, none."""
     numbers = torch.arange(shape.batch_size)
@@ -241,7 +233,3 @@ def _height_and_width(meta: MetaModel) -> tuple[int, int]:
 def _context_length(meta: MetaModel) -> int:
     """Tokens that every caption is padded to: what the tokenizer of this config gives."""
     return int(meta.model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))
-
-
-def _normalise(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=-1)

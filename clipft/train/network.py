@@ -80,7 +80,7 @@ class Network:
         with self.autocast():
             image = self._image(images)
             text = self._text(captions) if self.needs_text else None
-        return Features(_normalise(image), None if text is None else _normalise(text))
+        return Features(normalise(image), None if text is None else normalise(text))
 
     def _image(self, images: Tensor) -> Tensor:
         tower = self.clip.image
@@ -99,5 +99,6 @@ class Network:
         return tower.project(tower.drop(pooled))
 
 
-def _normalise(features: Tensor) -> Tensor:
+def normalise(features: Tensor) -> Tensor:
+    """Features (N, D) in float32 and of length 1."""
     return F.normalize(features.float(), dim=-1)

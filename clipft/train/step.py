@@ -111,7 +111,7 @@ class Stepper:
         for piece, state in zip(pieces, states, strict=True):
             restore_random_states(state, self.network.device)
             again = self.network.features(batch.images[piece], batch.captions[piece])
-            _backward_with(again, whole, piece)
+            backward_with(again, whole, piece)
         restore_random_states(end, self.network.device)
         return float(loss.detach())
 
@@ -179,7 +179,7 @@ def _leaves(pieces: Sequence[Features]) -> Features:
     return Features(image, torch.cat(texts).requires_grad_() if texts else None)
 
 
-def _backward_with(piece: Features, whole: Features, rows: slice) -> None:
+def backward_with(piece: Features, whole: Features, rows: slice) -> None:
     """Carry the loss's gradient at the features on into the towers; a frozen tower's features have no graph."""
     outputs, gradients = [], []
     for ours, all_rows in ((piece.image, whole.image), (piece.text, whole.text)):

@@ -28,18 +28,23 @@ from clipft.model.saved import load_saved
 from clipft.train.prepare import prepare
 
 
+def one_epoch(model: dict[str, Any], photos: Path, run: Path) -> dict[str, Any]:
+    return {
+        "model": model,
+        "data": {"train": {"folder": str(photos)}, "val": None, "workers": 0},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
+        "run": {"dir": str(run)},
+    }
+
+
 @pytest.mark.parametrize("family", ["native, class token", "siglip", "timm convnext"])
 def test_sizes_go_with_the_weights(family: str, colour_folder: Callable[..., Path], tmp_path: Path) -> None:
     """P47: the new size is in the run, in the run that starts from it, and in what plain open_clip loads."""
     base = write_base(family, tmp_path / "base", weights=True)
     own = json.loads((base / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]["image_size"]
     size = 2 * own if own < 100 else 64
-    config: dict[str, Any] = {
-        "model": {"name": f"local-dir:{base}", "image_size": size, "image": {"freeze_layers": 1}},
-        "data": {"train": {"folder": str(colour_folder())}, "val": None, "workers": 0},
-        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
-        "run": {"dir": str(tmp_path / "run")},
-    }
+    model = {"name": f"local-dir:{base}", "image_size": size, "image": {"freeze_layers": 1}}
+    config = one_epoch(model, colour_folder(), tmp_path / "run")
     path = tmp_path / "first.yaml"
     path.write_text(yaml.safe_dump(config))
     run = go(path).folder
@@ -80,12 +85,7 @@ def frozen_names(run: Path) -> list[str]:
 
 def test_two_encoders_at_another_size(tiny_bert: Path, colour_folder: Callable[..., Path], tmp_path: Path) -> None:
     encoders = {"image": {"encoder": "timm:test_vit", "random": True}, "text": {"encoder": f"hf:{tiny_bert}"}}
-    config = {
-        "model": {"name": None, "embed_dim": 32, "image_size": 64, **encoders},
-        "data": {"train": {"folder": str(colour_folder())}, "val": None, "workers": 0},
-        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
-        "run": {"dir": str(tmp_path / "run")},
-    }
+    config = one_epoch({"name": None, "embed_dim": 32, "image_size": 64, **encoders}, colour_folder(), tmp_path / "run")
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(config))
     run = go(path).folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -44,11 +45,13 @@ class HuggingFaceText(Tower):
         untrained = {f"{_PREFIX}.pooler.{name}": NOT_IN_LOSS for name in idle}
         super().__init__("text", model, self._layout(), facts, dropout=dropout, untrained=untrained)
 
+    @abstractmethod
     def _sizes(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The facts that each encoder's config names in its own words."""
 
+    @abstractmethod
     def _layout(self) -> Layout:
-        raise NotImplementedError
+        """Where the encoder keeps its parts."""
 
     def _last(self, x: Tensor) -> Tensor:
         """What the encoder does after its last block, without its pooler."""
