@@ -12,8 +12,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from clipft.config.additions_schema import (
+    AdapterConfig,
+    FeatureAdapterConfig,
+    ImagePromptConfig,
+    LoraConfig,
+    TextPromptConfig,
+)
 from clipft.config.source_schema import Source, SourceOrFraction
-from clipft.config.values import Fraction, Pattern, PositiveFloat, Rate, Section, Strings, refuse
+from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
@@ -53,17 +60,27 @@ class TowerConfig(Section):
     freeze_pattern: Pattern | None = None
     """A regular expression: freezes the backbone parameters whose name it matches; the word `all`
     freezes the backbone. Wins over freeze_layers and freeze_backbone."""
-    freeze_layers: int | None = None
-    """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone.
-    Wins over freeze_backbone."""
+    freeze_layers: Layers | None = None
+    """Freezes the embeddings and the first N blocks; 0 freezes nothing, -1 the whole backbone; `depth - 2` all blocks
+    but the last two. Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
     """Freezes the whole backbone (true) or nothing (false)."""
+    norm: Literal["train", "freeze"] = "train"
+    """Whether norm and pooling train where the freeze keys leave them training."""
     projection: Literal["train", "freeze"] = "train"
     """Whether the projection into the shared space trains; the three freeze keys never touch it."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the pooled feature before the projection, in training only."""
     lr: Rate | None = None
     """Learning rate of this backbone: a number or a factor of optim.lr such as x0.5; null takes optim.lr."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each block's rate is this share of the next one's, the embeddings' last (FT-CLIP: 0.6 to 0.65)."""
+    lora: LoraConfig | None = None
+    """Low-rank matrices beside the backbone's own; null has none."""
+    adapter: AdapterConfig | None = None
+    """Small networks at the end of the blocks' branches; null has none."""
+    feature_adapter: FeatureAdapterConfig | None = None
+    """A small network on the tower's output; null has none."""
 
 
 class ImageTowerConfig(TowerConfig):
@@ -71,6 +88,8 @@ class ImageTowerConfig(TowerConfig):
 
     encoder: Annotated[str, Field(pattern=r"^timm:.+", examples=["timm:NAME"])] | None = None
     """Another image encoder: timm:NAME, with `model.name: null` and a text encoder beside it."""
+    prompt: ImagePromptConfig | None = None
+    """Learnt vectors among the patches; null has none."""
 
 
 class TextTowerConfig(TowerConfig):
@@ -80,6 +99,8 @@ class TextTowerConfig(TowerConfig):
     """Another text encoder: hf:FOLDER_OR_NAME, with `model.name: null` and an image encoder beside it."""
     pooling: Literal["mean", "cls", "pooler"] | None = None
     """How an `hf:` encoder's tokens become one feature: their mean (default), the first token, or BERT's pooler."""
+    prompt: TextPromptConfig | None = None
+    """Learnt vectors among the words; null has none."""
 
 
 class ModelConfig(Section):
@@ -248,6 +269,8 @@ class OptimConfig(Section):
     """Learning rate of the backbones (1e-5: FLYP)."""
     lr_heads: Rate | None = None
     """Learning rate of projections and classifier: a number or a factor of lr; null takes lr."""
+    lr_new: Rate | None = None
+    """Learning rate of LoRA, adapters and prompt vectors: a number or a factor of lr; null takes lr."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Pull toward zero, never on biases, norms, embeddings and scales (0.1: FLYP, WiSE-FT)."""
     betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)

@@ -53,6 +53,42 @@ def refuse(mistakes: Iterable[str]) -> None:
         raise ValueError("\n".join(lines))
 
 
+_FROM_DEPTH = r"depth( *- *(\d{1,6}))?"
+
+
+def _check_layers(value: Any) -> Any:
+    if isinstance(value, str):
+        if not re.fullmatch(_FROM_DEPTH, value):
+            raise ValueError("expected a whole number, depth, or such as depth - 2")
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError("expected a whole number, depth, or such as depth - 2")
+    return value
+
+
+Layers = Annotated[
+    int | str,
+    BeforeValidator(_check_layers),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer"},
+                {"type": "string", "pattern": f"^{_FROM_DEPTH}$", "examples": ["depth - 2"]},
+            ]
+        }
+    ),
+]
+"""How many blocks: a number, or one that hangs on the tower's depth."""
+
+
+def resolve_layers(layers: int | str, depth: int) -> int:
+    """The number that `layers` stands for in a tower of this depth; it may be out of range."""
+    if isinstance(layers, int):
+        return layers
+    found = re.fullmatch(_FROM_DEPTH, layers)
+    assert found is not None
+    return depth - int(found[2] or 0)
+
+
 Rate = Annotated[
     float | str,
     BeforeValidator(_check_rate),

@@ -77,7 +77,7 @@ def encode_images(
             continue
         with measuring(clip.model), autocast():
             inner = clip.image.pool(batch.images.to(device, non_blocking=True))  # (B, width)
-            encoded = clip.image.project(inner)  # (B, D)
+            encoded = clip.image.shared(inner)  # (B, D)
         features.append(_normalised(encoded))
         if pooled:
             before.append(_normalised(inner))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.model import sources
+from clipft.model.additions import add_new
 from clipft.model.classifier import Classifier
 from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.families.common import pair
@@ -97,8 +98,10 @@ def build_meta(config: ModelConfig) -> MetaModel:
         model = construct(recipe)
         resized = resize(model, recipe.sizes)
     image, text = _towers(model, config)
-    notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes)
-    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, resized.notes)
+    added = add_new(model, image, text, config, seed=0)
+    notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes, *added)
+    said = (*resized.notes, *added)
+    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
 
 
 def build(config: ModelConfig, seed: int) -> ClipModel:
@@ -111,9 +114,10 @@ def build(config: ModelConfig, seed: int) -> ClipModel:
     filled = _fill(model, recipe, config.logit_scale)
     resized = resize(model, recipe.sizes)
     towers = _towers(model, config)
+    added = add_new(model, *towers, config, seed)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
-    clip.notes += (*resized.notes, _preprocess_note(clip.preprocess_cfg, whose))
+    clip.notes += (*resized.notes, *added, _preprocess_note(clip.preprocess_cfg, whose))
     return clip
 
 
@@ -132,6 +136,7 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
         _fill(model, recipe, config.model.logit_scale)
     resized = resize(model, recipe.sizes)
     towers = _towers(model, config.model)
+    add_new(model, *towers, config.model, config.run.seed)
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
         classes, width = saved["classifier.weight"].shape

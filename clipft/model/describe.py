@@ -108,11 +108,11 @@ def backward_reach(plan: Plan) -> str:
     """How far down the backward pass goes in each tower, in words."""
     stops, through, outside = [], [], []
     for tower in ("image", "text"):
-        groups = [(group, ps) for (where, group), ps in plan.groups().items() if where == tower]
-        lowest = next((group for group, parameters in groups if any(p.trainable for p in parameters)), None)
+        own = [p for p in plan.parameters if p.tower == tower]
+        lowest = next((part for _, part in sort_groups({(tower, p.part) for p in own if p.trainable})), None)
         if lowest is None:
             outside.append(f"the {tower} tower")
-        elif lowest == groups[0][0]:
+        elif lowest == sort_groups({(tower, p.part) for p in own})[0][1]:
             through.append(f"the {tower} tower")
         else:
             the = "" if lowest.startswith("block") else "the "

@@ -5,7 +5,7 @@ Of a tower's three keys the first that is set wins: freeze_pattern, freeze_layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,11 +13,12 @@ from torch import nn
 
 from clipft.config.overrides import FREEZE_KEYS
 from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
+from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line
 from clipft.model.patterns import matches_nothing, names_matching
 from clipft.model.plan import ParameterPlan, Plan, Shape
-from clipft.model.rates import rates
+from clipft.model.rates import Rate, rates
 from clipft.model.standstill import apply_plan, frozen_hashes, set_modes
 from clipft.model.tower import NOT_IN_LOSS, Tower, owners
 
@@ -60,18 +61,22 @@ def make_plan(
     rules = {**decided["image"].rules, **decided["text"].rules, **heads, **decoder}
     trainable = {n: shape for n, shape in shapes.items() if n not in rules}
     lines = {tower: decision.line for tower, decision in decided.items()}
+    tables = image.tables | text.tables
+    depths = {"image": image.depth, "text": text.depth}
+    rate, idle = rates(trainable, places, depths, tables, model=config, optim=optim)
     head_to_come = loss == "classifier" and not hasattr(model, "classifier")
     if not trainable and not head_to_come:
         raise InputError(_nothing_trains(lines))
     return Plan(
         name,
         lines,
-        _parameters(shapes, places, rules, image.tables | text.tables, config, optim),
+        _parameters(shapes, places, rules, rate, (image, text)),
         (
             *decided["image"].notes,
             *decided["text"].notes,
             *_head_notes(heads, trainable, loss),
             *_decoder_notes(decoder, loss),
+            *idle,
         ),
     )
 
@@ -93,7 +98,7 @@ def _decide(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape], *, 
     """
     frozen = _by_keys(tower, section)
     projection = [n for n in tower.names() if tower.group_of(n) == "projection"]
-    rules = {**tower.untrained, **dict.fromkeys(frozen.names, frozen.rule)}
+    rules = {**tower.untrained, **dict.fromkeys(frozen.names, frozen.rule), **_norm_rules(tower, section, frozen)}
     line = line_of(tower, frozen, shapes) + ignored_keys(section, _set_keys(section)[1:])
     notes = [f"{n} does not train: {rule}" for n, rule in tower.untrained.items()]
     notes += parts_taken(tower, frozen)
@@ -115,19 +120,28 @@ def _unreached(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape]) 
     return _Decision(dict.fromkeys(tower.names(), NOT_IN_LOSS), line, ())
 
 
+def _norm_rules(tower: Tower, section: TowerConfig, frozen: Frozen) -> dict[str, str]:
+    """Norm and pooling under `norm: freeze`, where the freeze keys left them training."""
+    behind = (n for n in tower.backbone_names() if tower.group_of(n) in ("norm", "pooling"))
+    return dict.fromkeys(behind, "norm: freeze") if section.norm == "freeze" and frozen.kind != "all" else {}
+
+
 def _by_keys(tower: Tower, section: TowerConfig) -> Frozen:
-    """What the first freeze key that is set takes of the backbone."""
+    """What the first freeze key that is set takes of the backbone; without one, all of it beside new parameters."""
     names = tower.backbone_names()
     if section.freeze_pattern is not None:
         whole = section.freeze_pattern == "all"
         taken = names if whole else _matching(tower, section.freeze_pattern)
         return Frozen(taken, f"freeze_pattern: {section.freeze_pattern!r}", "all" if whole else "pattern")
     if section.freeze_layers is not None:
-        layers = section.freeze_layers
-        kind = "all" if layers == -1 else "layers"
-        return Frozen(_first_layers(tower, layers), f"freeze_layers: {layers}", kind, max(layers, 0))
+        written = section.freeze_layers
+        layers = resolve_layers(written, tower.depth)
+        taken = _first_layers(tower, layers, written)
+        return Frozen(taken, f"freeze_layers: {written}", "all" if layers == -1 else "layers", max(layers, 0))
     if section.freeze_backbone:
         return Frozen(names, "freeze_backbone: true", "all")
+    if section.freeze_backbone is None and (new := tower.new_groups()):
+        return Frozen(names, f"{' and '.join(new)} set, no freeze key", "all")
     return Frozen((), "", "none")
 
 
@@ -143,11 +157,11 @@ def _matching(tower: Tower, pattern: str) -> tuple[str, ...]:
     return tuple(inner[name] for name in taken)
 
 
-def _first_layers(tower: Tower, layers: int) -> tuple[str, ...]:
+def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, ...]:
     """The embeddings and the first blocks; the whole backbone for -1, nothing for 0."""
     if not -1 <= layers <= tower.depth:
         raise InputError(
-            f"model.{tower.name}.freeze_layers: {layers} is out of range: this {tower.family} tower has {tower.depth} "
+            f"model.{tower.name}.freeze_layers: {written} is out of range: this {tower.family} tower has {tower.depth} "
             f"blocks; write 0 to {tower.depth}, or -1 for the whole backbone"
         )
     if layers <= 0:
@@ -194,23 +208,22 @@ def _parameters(
     shapes: Mapping[str, Shape],
     places: Mapping[str, tuple[str, str]],
     rules: Mapping[str, str],
-    tables: frozenset[str],
-    config: ModelConfig,
-    optim: OptimConfig,
+    rate: Mapping[str, Rate],
+    towers: Sequence[Tower],
 ) -> tuple[ParameterPlan, ...]:
     """All that is decided, parameter by parameter."""
-    trainable = {n: shape for n, shape in shapes.items() if n not in rules}
-    rate = rates(trainable, places, tables, model=config, optim=optim)
+    parts = {name: tower.part_of(name) for tower in towers for name in tower.names()}
     return tuple(
         ParameterPlan(
             name,
             *places[name],
             shape=shape,
             numel=prod(shape),
-            trainable=name in trainable,
+            trainable=name in rate,
             rule=rules.get(name, ""),
-            lr=rate[name].lr if name in trainable else None,
-            weight_decay=rate[name].weight_decay if name in trainable else None,
+            lr=rate[name].lr if name in rate else None,
+            weight_decay=rate[name].weight_decay if name in rate else None,
+            part=parts.get(name, places[name][1]),
         )
         for name, shape in shapes.items()
     )

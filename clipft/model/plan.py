@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-_ORDER = ("embeddings", "block", "norm", "pooling", "projection", "logit_scale", "logit_bias", "classifier", "decoder")
+NEW = ("prompt", "lora", "adapter")
+"""Groups of parameters that the base does not have."""
+_ORDER = (
+    *("embeddings", "block", "norm", "pooling", "projection", *NEW),
+    *("logit_scale", "logit_bias", "classifier", "decoder"),
+)
 TOWERS = ("image", "text", "heads", "decoder")
 
 Shape = tuple[int, ...]
@@ -20,11 +25,12 @@ class ParameterPlan:
     Args:
         name: the model's own `named_parameters()` name.
         tower: image, text, heads or decoder.
-        group: embeddings, block N, norm, pooling, projection, logit_scale, logit_bias,
+        group: embeddings, block N, norm, pooling, projection, lora, adapter, prompt, logit_scale, logit_bias,
             classifier or decoder.
         rule: why it is frozen, such as `freeze_layers: 10`; empty where it trains.
         lr: its learning rate; None where it is frozen.
         weight_decay: likewise.
+        part: where in its tower it is: its group, or, of a new parameter, the part that it was put into.
     """
 
     name: str
@@ -36,6 +42,7 @@ class ParameterPlan:
     rule: str
     lr: float | None
     weight_decay: float | None
+    part: str
 
 
 @dataclass(frozen=True)

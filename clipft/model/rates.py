@@ -9,7 +9,7 @@ from clipft.config.schema import ModelConfig, OptimConfig
 from clipft.config.values import resolve_rate
 from clipft.errors import InputError
 from clipft.model.patterns import matches_nothing, names_matching
-from clipft.model.plan import Plan, Shape
+from clipft.model.plan import NEW, Plan, Shape, block_number
 
 
 @dataclass(frozen=True)
@@ -32,36 +32,41 @@ class ParameterGroup:
 def rates(
     trainable: Mapping[str, Shape],
     places: Mapping[str, tuple[str, str]],
+    depths: Mapping[str, int],
     tables: frozenset[str],
     *,
     model: ModelConfig,
     optim: OptimConfig,
-) -> dict[str, Rate]:
-    """The rate and decay of each trainable parameter.
+) -> tuple[dict[str, Rate], tuple[str, ...]]:
+    """The rate and decay of each trainable parameter, and a sentence for each pattern that sets none.
 
     Args:
         trainable: names and shapes of what trains.
-        places: the tower and group of each.
+        places: the tower and group of each parameter of the model.
+        depths: how many blocks each tower has.
         tables: token, position and class embeddings, which get no decay.
 
     Raises:
-        InputError: a pattern of `optim.groups` matches nothing that trains.
+        InputError: a pattern of `optim.groups` matches no parameter.
     """
     found = {
-        name: Rate(_lr(*places[name], model, optim), 0.0 if _undecayed(name, shape, tables) else optim.weight_decay)
+        name: Rate(
+            _lr(*places[name], depths, model, optim),
+            0.0 if _undecayed(name, shape, places[name][1], tables) else optim.weight_decay,
+        )
         for name, shape in trainable.items()
     }
-    names = list(trainable)
+    names, idle = list(trainable), []
     for i, group in enumerate(optim.groups):
         key = f"optim.groups[{i}].pattern"
         taken = names_matching(group.pattern, names, key=key)
         if not taken:
-            raise InputError(_takes_nothing(group.pattern, names, list(places), key))
+            idle.append(_takes_nothing(group.pattern, names, list(places), key))
         for name in taken:  # later groups come later: the last pattern that matches rules
             lr = found[name].lr if group.lr is None else resolve_rate(group.lr, optim.lr)
             decay = found[name].weight_decay if group.weight_decay is None else group.weight_decay
             found[name] = Rate(lr, decay)
-    return found
+    return found, tuple(idle)
 
 
 def groups(plan: Plan) -> tuple[ParameterGroup, ...]:
@@ -74,22 +79,42 @@ def groups(plan: Plan) -> tuple[ParameterGroup, ...]:
     return tuple(ParameterGroup(rate.lr, rate.weight_decay, tuple(names)) for rate, names in found.items())
 
 
-def _lr(tower: str, group: str, model: ModelConfig, optim: OptimConfig) -> float:
+def _lr(tower: str, group: str, depths: Mapping[str, int], model: ModelConfig, optim: OptimConfig) -> float:
     heads = resolve_rate(optim.lr_heads, optim.lr)
     if group in ("logit_scale", "logit_bias"):
         return heads if model.logit_scale.lr is None else resolve_rate(model.logit_scale.lr, optim.lr)
     if group in ("projection", "classifier"):
         return heads
-    return resolve_rate((model.image if tower == "image" else model.text).lr, optim.lr)
+    if group in NEW:
+        return resolve_rate(optim.lr_new, optim.lr)
+    section = model.image if tower == "image" else model.text
+    return resolve_rate(section.lr, optim.lr) * section.layer_decay ** _distance(group, depths[tower])
 
 
-def _undecayed(name: str, shape: Shape, tables: frozenset[str]) -> bool:
-    """Biases, norms, scales (all of them vectors or single numbers) and embeddings are never pulled to zero (P31)."""
-    return len(shape) <= 1 or name in tables
+def _distance(group: str, depth: int) -> int:
+    """How many steps of `layer_decay` a part is away from the end of its backbone.
+
+    Norm and pooling have the full rate, the last block the first step, the embeddings the last (BEiT: BERT Pre-Training
+    of Image Transformers, ICLR 2022, appendix: layer-wise decay, as timm counts it).
+    """
+    number = block_number(group)
+    return depth - number if number is not None else depth + 1 if group == "embeddings" else 0
+
+
+def _undecayed(name: str, shape: Shape, group: str, tables: frozenset[str]) -> bool:
+    """Biases, norms, scales (all of them vectors or single numbers), embeddings and prompt vectors are never pulled to
+    zero (P31).
+    """
+    return len(shape) <= 1 or group == "prompt" or name in tables
 
 
 def _takes_nothing(pattern: str, trainable: Sequence[str], names: Sequence[str], key: str) -> str:
+    """A sentence where only frozen parameters match.
+
+    Raises:
+        InputError: none does.
+    """
     if frozen := names_matching(pattern, names, key=key):
         count = f"{len(frozen)} parameters, all of them frozen" if len(frozen) > 1 else "one parameter, which is frozen"
         return f"{key}: {pattern!r} matches {count}; {frozen[0]} has no rate to set"
-    return matches_nothing(pattern, trainable, key=key, where="parameters that train")
+    raise InputError(matches_nothing(pattern, trainable, key=key, where="parameters that train"))

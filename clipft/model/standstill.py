@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from clipft.model.hashes import tensor_sha256
-from clipft.model.plan import Plan
+from clipft.model.plan import NEW, Plan
 from clipft.model.tower import dropout_name
 
 
@@ -46,7 +46,7 @@ def moving_modules(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Modul
 
     A module with parameters of its own moves when one of them trains. One without follows the nearest module around
     it (or itself) that has any inside: a dropout layer its attention, a block what is in it. A tower's dropout on its
-    pooled feature always moves.
+    pooled feature always moves. New parameters inside a frozen part have no say over it: its own dropout stays off.
     """
     modes: dict[str, _Mode] = {}
     by_name = {p.name: p for p in plan.parameters}
@@ -54,6 +54,7 @@ def moving_modules(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Modul
     own_dropouts = {dropout_name(tower) for tower in ("image", "text")}
     for name, module in model.named_modules():  # parents come before their children
         inside = [planned[id(p)] for p in module.parameters()]
+        inside = [p for p in inside if p.group not in NEW] or inside
         own = [planned[id(p)] for p in module.parameters(recurse=False)]
         moves = any(p.trainable for p in own or inside)
         # a bare projection beside a backbone's parameters has no say over the dropout between those

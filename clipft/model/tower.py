@@ -7,9 +7,10 @@ tower's width and D the shared width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -67,11 +68,71 @@ class Hidden:
         tokens: (B, L) the text's token numbers, which masks and pooling are told from; None in an image tower.
         positions: what every block's attention adds, made once below (mT5's relative positions, from its block 0;
             rotary ones); None elsewhere.
+        prompted: (B, L) which prompt vector stands at a place of a text, -1 where a word does; None without any.
     """
 
     x: Tensor
     tokens: Tensor | None = None
     positions: Tensor | None = None
+    prompted: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of a block that LoRA may join.
+
+    Args:
+        target: q, k, v, o (the attention's), fc or proj (the MLP's first and last).
+        path: the module that holds it: a linear layer, or an attention that holds several.
+        rows: which of the layer's outputs it makes, from and to, where the layer makes others too; else None.
+    """
+
+    target: str
+    path: str
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of a block's two branches: the module whose output, (B, L, W) or a tuple that begins with it, is the
+    branch's before scale, dropout and residual.
+
+    Args:
+        kind: attn or mlp.
+        path: the module.
+    """
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """Where a new parameter belongs.
+
+    Args:
+        group: lora, adapter or prompt.
+        place: the first block whose input or inside it changes: 0 to depth - 1, or `depth` behind the backbone.
+    """
+
+    group: str
+    place: int
+
+
+class PromptVectors(Protocol):
+    """Learnt vectors among a tower's tokens (`prompts.py`)."""
+
+    def join(self, hidden: Hidden) -> Hidden:
+        """What block 0 takes, with the vectors in it."""
+        ...
+
+    def enter(self, hidden: Hidden, block: int) -> Hidden:
+        """What `block` takes, with its own vectors where it has some."""
+        ...
+
+    def leave(self, hidden: Hidden) -> Hidden:
+        """What the last block gives, without the vectors where pooling must not see them."""
+        ...
 
 
 class Tower(ABC):
@@ -108,6 +169,9 @@ class Tower(ABC):
         self.embed_dim = facts.embed_dim
         fixed = {n: FIXED for part in self.parts for n in part.names if not parameters[n].requires_grad}
         self.untrained = {**fixed, **untrained}
+        self.prompt: PromptVectors | None = None
+        self.feature_adapter: nn.Module | None = None
+        self.added: dict[str, Added] = {}
         self._facts = facts
         self._groups = {name: part.group for part in self.parts for name in part.names}
         self._backbone = tuple(n for n in parameters if self._groups.get(n, "projection") != "projection")
@@ -120,37 +184,77 @@ class Tower(ABC):
         return self._backbone
 
     def names(self) -> tuple[str, ...]:
-        """Full names of all the tower's parameters, part by part."""
-        return tuple(self._groups)
+        """Full names of all the tower's parameters, part by part, new ones last."""
+        return (*self._groups, *self.added)
+
+    def add(self, names: Iterable[str], group: str, place: int) -> None:
+        """Take in new parameters, by their full names; see `Added`."""
+        self.added |= dict.fromkeys(names, Added(group, place))
+
+    def new_groups(self) -> tuple[str, ...]:
+        """Of lora, adapter and prompt those that this tower has."""
+        return tuple(dict.fromkeys(new.group for new in self.added.values()))
+
+    def body_names(self) -> frozenset[str]:
+        """All that a pooled feature hangs on: the backbone's parameters and new ones among them."""
+        return frozenset((*self._backbone, *(name for name, new in self.added.items() if new.place < self.depth)))
 
     def inner(self, name: str) -> str:
         """A backbone parameter's name as a freeze_pattern sees it: below the backbone."""
         return name.removeprefix(self.backbone_prefix)
 
     def group_of(self, name: str) -> str:
-        """The part that a parameter of this tower belongs to."""
-        return self._groups[name]
+        """The part that a parameter of this tower belongs to; of a new one lora, adapter or prompt."""
+        return self.added[name].group if name in self.added else self._groups[name]
 
     @property
     def has_projection(self) -> bool:
         """Whether anything with parameters maps the pooled feature into the shared space."""
         return self.parts[-1].group == "projection"
 
+    def part_of(self, name: str) -> str:
+        """Where in the tower a parameter is: its part, or the part that a new one was put into."""
+        if name not in self.added:
+            return self._groups[name]
+        place = self.added[name].place
+        return f"block {place}" if place < self.depth else "projection"
+
     def describe(self) -> TowerFacts:
         """The tower's sizes."""
         return self._facts
 
-    @abstractmethod
     def embed(self, inputs: Tensor) -> Hidden:
         """Images (B, 3, H, W) or token numbers (B, L) to what block 0 takes."""
+        hidden = self._embed(inputs)
+        return hidden if self.prompt is None else self.prompt.join(hidden)
 
-    @abstractmethod
     def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
         """Blocks `start` to `stop` - 1."""
+        mask = self._mask(hidden)
+        for number in range(start, stop):
+            entering = hidden if self.prompt is None else self.prompt.enter(hidden, number)
+            hidden = self._block(entering, number, mask)
+        return hidden
 
-    @abstractmethod
     def finish(self, hidden: Hidden) -> Tensor:
         """What the last block gives to one feature a row (B, W): norm and pooling."""
+        return self._finish(hidden if self.prompt is None else self.prompt.leave(hidden))
+
+    @abstractmethod
+    def _embed(self, inputs: Tensor) -> Hidden:
+        """`embed` of the family itself."""
+
+    @abstractmethod
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        """One block; `mask` is what `_mask` gave."""
+
+    def _mask(self, hidden: Hidden) -> Any:
+        """What every block's attention is told of who sees whom; None where all see all."""
+        return None
+
+    @abstractmethod
+    def _finish(self, hidden: Hidden) -> Tensor:
+        """`finish` of the family itself."""
 
     @abstractmethod
     def project(self, pooled: Tensor) -> Tensor:
@@ -165,13 +269,29 @@ class Tower(ABC):
             InputError: the family has no way to, or not to this size.
         """
 
+    def matrices(self, block: int) -> Sequence[Matrix]:
+        """The matrices of a block that LoRA may join; none in a block of convolutions."""
+        return ()
+
+    def branches(self, block: int) -> Sequence[Branch]:
+        """The branches of a block that an adapter may end; none in a block that is no transformer's."""
+        return ()
+
+    def shared(self, pooled: Tensor) -> Tensor:
+        """Pooled features (B, W) into the shared space (B, D), through the feature adapter where there is one."""
+        projected = self.project(pooled)
+        if self.feature_adapter is None:
+            return projected
+        adapted: Tensor = self.feature_adapter(projected)
+        return adapted
+
     def prefix(self, inputs: Tensor, cut: int) -> Hidden:
         """Inputs to what block `cut` takes: embeddings and the first `cut` blocks, 0 to depth."""
         return self.through(self.embed(inputs), 0, cut)
 
     def suffix(self, hidden: Hidden, cut: int) -> Tensor:
         """The rest of the tower: what block `cut` takes to features (B, D), not normalised."""
-        return self.project(self.drop(self.finish(self.through(hidden, cut, self.depth))))
+        return self.shared(self.drop(self.finish(self.through(hidden, cut, self.depth))))
 
     def pool(self, inputs: Tensor) -> Tensor:
         """Images (B, 3, H, W) or token numbers (B, L) to one feature a row (B, W)."""
@@ -187,7 +307,7 @@ class Tower(ABC):
 
         Equal to the bit, but where open_clip pools and projects in one call (RN50): there to float precision.
         """
-        return self.project(self.drop(self.pool(inputs)))
+        return self.shared(self.drop(self.pool(inputs)))
 
 
 def owners(model: nn.Module, image: Tower, text: Tower) -> dict[str, tuple[str, str]]:

@@ -84,7 +84,7 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
         batch_size=shape.batch_size,
         rows_at_once=shape.rows_at_once,
         precision=shape.precision.name,
-        texts_once=shape.loss != "classifier" and not _trains(plan, meta.text.backbone_names()),
+        texts_once=shape.loss != "classifier" and not _trains(plan, meta.text.body_names()),
     )
 
 
@@ -154,7 +154,7 @@ def _go_through(
 def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Features]:
     """What gives the features of a piece, as `train/network.py` does: no graph below what trains."""
     image, text = meta.image, meta.text
-    image_trains, text_trains = (_trains(plan, tower.backbone_names()) for tower in (image, text))
+    image_trains, text_trains = (_trains(plan, tower.body_names()) for tower in (image, text))
     rows = shape.rows_at_once
     there = shape.batch_size if shape.device == "cpu" else rows  # a GPU gets a piece of the batch at a time
     images = torch.empty(there, 3, *_height_and_width(meta))[:rows]
@@ -164,11 +164,11 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
         with _autocast(shape):
             with torch.set_grad_enabled(image_trains and torch.is_grad_enabled()):
                 pooled = image.pool(images)
-            seen = image.drop(pooled) if shape.pooled else image.project(image.drop(pooled))
+            seen = image.drop(pooled) if shape.pooled else image.shared(image.drop(pooled))
             if shape.loss == "classifier":
                 return Features(normalise(seen), None)
             pooled = text.pool(tokens) if text_trains else torch.empty(rows, text.pooled_width)
-            said = text.project(text.drop(pooled))
+            said = text.shared(text.drop(pooled))
         return Features(normalise(seen), normalise(said))
 
     return encode

@@ -43,8 +43,8 @@ class Network:
 
     def __post_init__(self) -> None:
         trains = {p.name for p in self.plan.trainable}
-        self._image_trains = not trains.isdisjoint(self.clip.image.backbone_names())
-        self._text_trains = not trains.isdisjoint(self.clip.text.backbone_names())
+        self._image_trains = not trains.isdisjoint(self.clip.image.body_names())
+        self._text_trains = not trains.isdisjoint(self.clip.text.body_names())
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +87,7 @@ class Network:
         with torch.set_grad_enabled(self._image_trains and torch.is_grad_enabled()):
             pooled = tower.pool(images.to(self.device, non_blocking=True))  # (B, width)
         pooled = tower.drop(pooled)
-        return pooled if self.pooled else tower.project(pooled)
+        return pooled if self.pooled else tower.shared(pooled)
 
     def _text(self, captions: Sequence[str]) -> Tensor:
         tower = self.clip.text
@@ -96,7 +96,7 @@ class Network:
         else:
             self.prepare_texts([c for c in captions if c not in self._frozen_text])
             pooled = torch.stack([self._frozen_text[c] for c in captions]).to(self.device)
-        return tower.project(tower.drop(pooled))
+        return tower.shared(tower.drop(pooled))
 
 
 def normalise(features: Tensor) -> Tensor:

@@ -181,7 +181,10 @@ def test_a_wrong_value_is_told_with_what_is_allowed(section: str, sentence: str)
         ("{}", "model.name: expected an open_clip architecture such as ViT-B-32, or null with both"),
         ("{name: V, text: {freeze_pattern: [0-3]}}", "found ['0-3']; a text that begins with [ or { must be quoted"),
         ("{name: V, text: {freeze_pattern: ''}}", "an empty pattern matches everything"),
-        ("{name: V, text: {freeze_layers: some}}", "freeze_layers: expected a whole number or null, found 'some'"),
+        (
+            "{name: V, text: {freeze_layers: some}}",
+            "freeze_layers: expected a whole number, depth, or such as depth - 2, found 'some'",
+        ),
         ("{name: V, image: {freeze_backbone: yes}}", "expected true, false or null, found 'yes'"),
         ("{name: V, text: {encoder: bert}}", "model.text.encoder: expected text such as hf:NAME or null"),
         ("{name: V, text: {encoder: 'hf:a'}}", "model.text.encoder: stands beside name: V"),

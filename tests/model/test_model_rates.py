@@ -79,8 +79,26 @@ def test_a_pattern_that_takes_nothing_is_an_error() -> None:
         InputError, match=r"optim.groups\[1\].pattern: 'visul' matches none of the 86 parameters that train"
     ):
         plan_of(native(), optim={"groups": [{"pattern": "visual", "lr": 1e-3}, {"pattern": "visul", "lr": 1e-3}]})
-    with pytest.raises(InputError, match=r"optim.groups\[0\].pattern: 'conv1' matches one parameter, which is frozen"):
-        plan_of(native(), image={"freeze_layers": 1}, optim={"groups": [{"pattern": "conv1", "lr": 1e-3}]})
+    plan = plan_of(native(), image={"freeze_layers": 1}, optim={"groups": [{"pattern": "conv1", "lr": 1e-3}]})
+    assert plan.notes == (
+        "optim.groups[0].pattern: 'conv1' matches one parameter, which is frozen; visual.conv1.weight has no rate to "
+        "set",
+    )
+
+
+def test_layer_decay_falls_from_block_to_block() -> None:
+    """P32: rates by block depth, by the tower's own order; norm and pooling have the full rate, heads their own."""
+    image = {"lr": 1e-3, "layer_decay": 0.5}
+    plan = {
+        p.name: p.lr for p in plan_of(native(vision={"layers": 3}), image=image, optim={"lr_heads": 7e-3}).parameters
+    }
+    assert plan["visual.conv1.weight"] == pytest.approx(1e-3 / 16)
+    assert plan["visual.transformer.resblocks.0.ln_1.weight"] == pytest.approx(1e-3 / 8)
+    assert plan["visual.transformer.resblocks.1.ln_1.weight"] == pytest.approx(1e-3 / 4)
+    assert plan["visual.transformer.resblocks.2.mlp.c_fc.weight"] == pytest.approx(1e-3 / 2)
+    assert plan["visual.ln_post.weight"] == 1e-3
+    assert plan["visual.proj"] == 7e-3
+    assert plan["ln_final.weight"] == plan["token_embedding.weight"]  # the text tower has no decay of its own
 
 
 @pytest.mark.parametrize("family", ["native", "timm vit", "efficientnet"])

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from clipft.errors import InputError
+from clipft.model.tower import Branch, Matrix
 
 HUGGING_FACE_TYPES = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
 TIMM_KINDS = (
@@ -58,6 +59,17 @@ def native_blocks(transformer: Any) -> dict[str, Any]:
         "mlp_width": block.mlp.c_fc.out_features,
         "activation": activation(block),
     }
+
+
+def native_matrices(block: str) -> tuple[Matrix, ...]:
+    """Those of an open_clip block: its attention holds q, k, v and o itself."""
+    attention = (Matrix(target, f"{block}.attn") for target in ("q", "k", "v", "o"))
+    return (*attention, Matrix("fc", f"{block}.mlp.c_fc"), Matrix("proj", f"{block}.mlp.c_proj"))
+
+
+def native_branches(block: str) -> tuple[Branch, ...]:
+    """Those of an open_clip block."""
+    return Branch("attn", f"{block}.attn"), Branch("mlp", f"{block}.mlp")
 
 
 def projection_facts(width: int, *pieces: nn.Parameter | nn.Module | None) -> dict[str, Any]:

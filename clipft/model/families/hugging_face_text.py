@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import numbered, projection_facts, unsupported
-from clipft.model.tower import NOT_IN_LOSS, Hidden, Layout, Tower
+from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Tower
 
 _PREFIX = "text.transformer"
 
@@ -71,11 +73,24 @@ class HuggingFaceText(Tower):
         pad: int = self.text.config.pad_token_id
         return (hidden.tokens != pad).long()
 
+    _targets: Mapping[str, str]
+    """The targets of LoRA by a matrix's path in a block; `wi` may be two, of which one is a gate."""
+    _branches: Mapping[str, str]
+    """The end of each branch, by its path in a block."""
+
+    def matrices(self, block: int) -> Sequence[Matrix]:
+        path = self.block_paths[block]
+        there = dict(self.text.get_submodule(path.removeprefix("text.")).named_modules())
+        return [Matrix(target, f"{path}.{name}") for name, target in self._targets.items() if name in there]
+
+    def branches(self, block: int) -> Sequence[Branch]:
+        return [Branch(kind, f"{self.block_paths[block]}.{name}") for name, kind in self._branches.items()]
+
     def resize(self, size: int | tuple[int, int]) -> str:
         """Nothing to do: the encoder has positions to spare, and the tokenizer cuts at the new length."""
         return ""
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def _finish(self, hidden: Hidden) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         x = self._last(hidden.x)  # (B, L, W)
@@ -91,6 +106,18 @@ class HuggingFaceText(Tower):
 
 class BertText(HuggingFaceText):
     """BERT, RoBERTa and XLM-R."""
+
+    _targets = MappingProxyType(
+        {
+            "attention.self.query": "q",
+            "attention.self.key": "k",
+            "attention.self.value": "v",
+            "attention.output.dense": "o",
+            "intermediate.dense": "fc",
+            "output.dense": "proj",
+        }
+    )
+    _branches = MappingProxyType({"attention.output.dense": "attn", "output.dense": "mlp"})
 
     def _layout(self) -> Layout:
         return Layout(
@@ -115,18 +142,24 @@ class BertText(HuggingFaceText):
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embeddings", _WORDS_AND_PLACES),),
         }
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.encoder.embeddings(input_ids=inputs), inputs)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x, mask = hidden.x, self._mask(hidden)
-        for layer in list(self.encoder.encoder.layer)[start:stop]:
-            x = layer(x, mask)
-        return replace(hidden, x=x)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        return replace(hidden, x=self.encoder.encoder.layer[number](hidden.x, mask))
 
 
 class Mt5Text(HuggingFaceText):
     """mT5's encoder: positions are a bias of the attention, learnt in block 0 and used by all."""
+
+    _targets = MappingProxyType(
+        {
+            **{f"layer.0.SelfAttention.{target}": target for target in ("q", "k", "v", "o")},
+            **{f"layer.1.DenseReluDense.{name}": "fc" for name in ("wi", "wi_0", "wi_1")},
+            "layer.1.DenseReluDense.wo": "proj",
+        }
+    )
+    _branches = MappingProxyType({"layer.0.SelfAttention.o": "attn", "layer.1.DenseReluDense.wo": "mlp"})
 
     def _layout(self) -> Layout:
         return Layout(
@@ -150,18 +183,17 @@ class Mt5Text(HuggingFaceText):
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embed_tokens", _WORDS),),
         }
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         table = self.encoder.embed_tokens
         # one dropout module serves both ends of the encoder; each end follows its own neighbour's mode
         return Hidden(F.dropout(table(inputs), self.encoder.dropout.p, table.training), inputs)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x, positions, mask = hidden.x, hidden.positions, self._mask(hidden)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        block, x = self.encoder.block[number], hidden.x
         # early releases of transformers 5 ask where each token stands, to make the positions from
-        asked = "cache_position" in signature(self.encoder.block[0].forward).parameters
+        asked = "cache_position" in signature(block.forward).parameters
         places = {"cache_position": torch.arange(x.shape[1], device=x.device)} if asked else {}
-        for block in list(self.encoder.block)[start:stop]:
-            x, positions, *_ = block(x, mask, positions, **places)
+        x, positions, *_ = block(x, mask, hidden.positions, **places)
         return replace(hidden, x=x, positions=positions)
 
     def _last(self, x: Tensor) -> Tensor:
@@ -171,6 +203,16 @@ class Mt5Text(HuggingFaceText):
 
 class M2m100Text(HuggingFaceText):
     """M2M100's encoder, NLLB's too. Its LayerDrop is left out: it would leave random blocks without gradient."""
+
+    _targets = MappingProxyType(
+        {
+            **{f"self_attn.{target}_proj": target for target in ("q", "k", "v")},
+            "self_attn.out_proj": "o",
+            "fc1": "fc",
+            "fc2": "proj",
+        }
+    )
+    _branches = MappingProxyType({"self_attn.out_proj": "attn", "fc2": "mlp"})
 
     def _layout(self) -> Layout:
         return Layout(
@@ -195,18 +237,16 @@ class M2m100Text(HuggingFaceText):
             "landmarks": (Landmark("tokens", f"{_PREFIX}.embed_tokens", _WORDS),),
         }
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         encoder = self.encoder
         words = encoder.embed_tokens(inputs)
         places = encoder.embed_positions(inputs, words).to(words.device)
         return Hidden(F.dropout(words + places, encoder.dropout, encoder.embed_tokens.training), inputs)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x, mask = hidden.x, self._mask(hidden)
-        for layer in list(self.encoder.layers)[start:stop]:
-            output = layer(x, mask)
-            x = output[0] if isinstance(output, tuple) else output  # with its weights in early transformers 5
-        return replace(hidden, x=x)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        output = self.encoder.layers[number](hidden.x, mask)
+        # with its weights in early transformers 5
+        return replace(hidden, x=output[0] if isinstance(output, tuple) else output)
 
     def _last(self, x: Tensor) -> Tensor:
         normed: Tensor = self.encoder.layer_norm(x)

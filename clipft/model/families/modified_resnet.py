@@ -60,16 +60,13 @@ class ModifiedResNetImage(Tower):
         visual.image_size = new_size[0]
         return resized_note(old_size, new_size, (old, new))
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual.stem(inputs))  # (B, C, H, W)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x = hidden.x
-        for stage in _STAGES[start:stop]:
-            x = getattr(self.visual, stage)(x)
-        return replace(hidden, x=x)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        return replace(hidden, x=getattr(self.visual, _STAGES[number])(hidden.x))
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def _finish(self, hidden: Hidden) -> Tensor:
         """The mean of all places asks them all; open_clip's own call asks for each place, and projects at once."""
         pool = self.visual.attnpool
         x = hidden.x.flatten(2).transpose(1, 2)  # (B, HW, C)

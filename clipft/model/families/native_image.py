@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
-from clipft.model.families.common import POOLED, native_blocks, numbered, pair, projection_facts
+from clipft.model.families.common import (
+    POOLED,
+    native_blocks,
+    native_branches,
+    native_matrices,
+    numbered,
+    pair,
+    projection_facts,
+)
 from clipft.model.families.positions import grid_of, replaced, resample_grid, resized_note
-from clipft.model.tower import NOT_IN_LOSS, Hidden, Layout, Tower
+from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Tower
 
 
 class NativeImage(Tower):
@@ -50,16 +59,19 @@ class NativeImage(Tower):
         kind = "learnt positions" if positions.requires_grad else "fixed positions"
         return resized_note(old_size, new_size, (old, new), kind)
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual._embeds(inputs))  # (B, L, W)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x = hidden.x
-        for block in list(self.visual.transformer.resblocks)[start:stop]:
-            x = block(x)
-        return replace(hidden, x=x)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        return replace(hidden, x=self.visual.transformer.resblocks[number](hidden.x))
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def matrices(self, block: int) -> Sequence[Matrix]:
+        return native_matrices(self.block_paths[block])
+
+    def branches(self, block: int) -> Sequence[Branch]:
+        return native_branches(self.block_paths[block])
+
+    def _finish(self, hidden: Hidden) -> Tensor:
         pooled: Tensor = self.visual._pool(hidden.x)[0]
         # an attention pool with a query of its own for the contrastive loss leaves a dimension of one behind
         return pooled[:, 0] if getattr(self.visual, "attn_pool_contrastive", None) is not None else pooled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,16 @@ from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
-from clipft.model.families.common import TEXT_POOLED, native_blocks, numbered, projection_facts
+from clipft.model.families.common import (
+    TEXT_POOLED,
+    native_blocks,
+    native_branches,
+    native_matrices,
+    numbered,
+    projection_facts,
+)
 from clipft.model.families.positions import replaced, resample_row
-from clipft.model.tower import Hidden, Layout, Tower
+from clipft.model.tower import Branch, Hidden, Layout, Matrix, Tower
 
 
 class NativeText(Tower):
@@ -80,24 +88,27 @@ class NativeText(Tower):
             how += ", and every text's features change, since this tower sees the padding"
         return f"model.context_length: {size} tokens in place of {old}; {how}"
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         text = self.text
         dtype = text.transformer.get_cast_dtype()
         positions = text.positional_embedding[: inputs.shape[1]].to(dtype)
         return Hidden(text.token_embedding(inputs).to(dtype) + positions, inputs)  # (B, L, W)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        x, mask = hidden.x, self._mask(hidden)
-        for block in list(self.text.transformer.resblocks)[start:stop]:
-            x = block(x, attn_mask=mask)
-        return replace(hidden, x=x)
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        return replace(hidden, x=self.text.transformer.resblocks[number](hidden.x, attn_mask=mask))
+
+    def matrices(self, block: int) -> Sequence[Matrix]:
+        return native_matrices(self.block_paths[block])
+
+    def branches(self, block: int) -> Sequence[Branch]:
+        return native_branches(self.block_paths[block])
 
     def _mask(self, hidden: Hidden) -> Tensor | None:
         mask: Tensor | None = self.text.attn_mask
         length = hidden.x.shape[1]
         return None if mask is None else mask[:length, :length]
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def _finish(self, hidden: Hidden) -> Tensor:
         x = self.text.ln_final(hidden.x)
         pooled: Tensor = text_global_pool(x, hidden.tokens, self._pooling, eos_token_id=self._eos)
         return pooled
@@ -113,7 +124,7 @@ class NativeText(Tower):
 class OwnNativeText(NativeText):
     """A TextTransformer under `text.`, as CustomTextCLIP and CoCa have it; CoCa's ends in a class token of its own."""
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.text._embeds(inputs)[0], inputs)  # (B, L, W), L one more than the text's with a class token
 
     def _mask(self, hidden: Hidden) -> Tensor | None:
@@ -123,9 +134,9 @@ class OwnNativeText(NativeText):
         causal = super()._mask(hidden)
         return added if causal is None else causal.unsqueeze(0) + added  # (B x heads, L, L)
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def _finish(self, hidden: Hidden) -> Tensor:
         if not self._has_class_token:
-            return super().finish(hidden)
+            return super()._finish(hidden)
         pooled: Tensor = self.text.ln_final(text_global_pool(hidden.x, pool_type="last"))
         return pooled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import POOLED, activation, below, numbered, pair, projection_facts, unsupported
 from clipft.model.families.positions import grid_of, refused, resized_note
-from clipft.model.tower import Hidden, Layout, Tower
+from clipft.model.tower import Branch, Hidden, Layout, Matrix, Tower
 
 
 class TimmImage(Tower):
@@ -70,20 +70,30 @@ class TimmImage(Tower):
         learnt = (old, trunk.patch_embed.grid_size) if getattr(trunk, "pos_embed", None) is not None else None
         return resized_note(old_size, new_size, learnt)
 
+    def matrices(self, block: int) -> Sequence[Matrix]:
+        path = self.block_paths[block]
+        linears = {n: m for n, m in self._blocks[block].named_modules() if isinstance(m, nn.Linear)}
+        return [found for name, linear in linears.items() for found in _matrices(f"{path}.{name}", linear)]
+
+    def branches(self, block: int) -> Sequence[Branch]:
+        if not (self._kind.is_vit or self._kind.fixed_size):
+            return ()
+        kinds = ((name.rpartition(".")[2], name) for name, _ in self._blocks[block].named_modules())
+        path = self.block_paths[block]
+        return [Branch(kind, f"{path}.{n}") for kind, n in kinds if kind in ("attn", "mlp") and "rel_pos" not in n]
+
     @property
     def _stride(self) -> int:
         """Pixels across that one place of the last maps stands for."""
         return int(self.visual.trunk.feature_info[-1]["reduction"])
 
-    def embed(self, inputs: Tensor) -> Hidden:
+    def _embed(self, inputs: Tensor) -> Hidden:
         return self._kind.embed(self.visual.trunk, inputs)
 
-    def through(self, hidden: Hidden, start: int, stop: int) -> Hidden:
-        for number in range(start, stop):
-            hidden = replace(hidden, x=self._kind.block(self.visual.trunk, self._blocks[number], hidden, number))
-        return hidden
+    def _block(self, hidden: Hidden, number: int, mask: Any) -> Hidden:
+        return replace(hidden, x=self._kind.block(self.visual.trunk, self._blocks[number], hidden, number))
 
-    def finish(self, hidden: Hidden) -> Tensor:
+    def _finish(self, hidden: Hidden) -> Tensor:
         trunk, x = self.visual.trunk, hidden.x
         for name in self._kind.after:
             x = trunk.get_submodule(name)(x)
@@ -250,6 +260,33 @@ _KINDS = {
         _modules_in_a_row("conv1", "bn1", "act1", "maxpool"),
     ),
 }
+
+
+# --- what LoRA may join --------------------------------------------------------------------------
+
+_TARGETS = {
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "attn.proj": "o",
+    "token_mixer.proj": "o",
+    "mlp.fc1": "fc",
+    "mlp.fc1_g": "fc",  # EVA-02's and ViTamin's MLPs have a gate beside the first matrix
+    "mlp.fc1_x": "fc",
+    "mlp.w0": "fc",
+    "mlp.w1": "fc",
+    "mlp.fc2": "proj",
+    "mlp.w2": "proj",
+}
+
+
+def _matrices(path: str, linear: nn.Linear) -> list[Matrix]:
+    if ".rel_pos." in path:
+        return []
+    if path.endswith(".qkv"):
+        third = linear.out_features // 3
+        return [Matrix(target, path, (i * third, (i + 1) * third)) for i, target in enumerate("qkv")]
+    return [Matrix(target, path) for end, target in _TARGETS.items() if path.endswith(f".{end}")]
 
 
 # --- facts ---------------------------------------------------------------------------------------

