@@ -52,9 +52,15 @@ def test_what_needs_no_model_imports_no_torch(words: tuple[str, ...]) -> None:
     assert seconds < 10  # a hang; how fast it is, is measured elsewhere
 
 
+def test_help_does_not_even_load_the_schema() -> None:
+    """P69: what a command file imports at its top, every other command waits for."""
+    done, _ = typed("--help")
+    assert not re.search(r"\| +(pydantic|yaml|clipft\.config)$", done.stderr, re.M)
+
+
 def test_every_command_is_known_and_has_an_example() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert set(commands) == set(COMMANDS)
+    assert tuple(commands) == COMMANDS  # in the order of the help
     for name, command in commands.items():
         assert f"clipft {name}" in command.help, name
 

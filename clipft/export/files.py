@@ -18,8 +18,8 @@ from clipft.errors import ClipftError
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts, fingerprint, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
+from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
-from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.saved import SavedModel
 from clipft.model.tensor_file import write_tensors
 from clipft.model.tokenizer import KNOWN_TEXT

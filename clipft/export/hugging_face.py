@@ -19,9 +19,9 @@ from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_cli
 from clipft.export.read import known_picture, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
+from clipft.model.config_files import EXPORT_FACTS
 from clipft.model.hf_form import CLASSES, Form, Misfit, form_of
 from clipft.model.hf_names import to_transformers
-from clipft.model.recipe import EXPORT_FACTS
 from clipft.model.saved import SavedModel
 from clipft.model.tensor_file import write_tensors
 

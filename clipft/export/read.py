@@ -20,7 +20,7 @@ from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, config_path
+from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, config_path
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
 WEIGHTS = "open_clip_model.safetensors"  # the name that open_clip looks for first

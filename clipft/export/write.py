@@ -23,8 +23,9 @@ from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dic
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.read import CLASSIFIER, is_export, read_export
 from clipft.model.build import ClipModel
+from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
-from clipft.model.recipe import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER, Sizes, sizes_of
+from clipft.model.recipe import Sizes, sizes_of
 from clipft.model.saved import Which, load_saved
 from clipft.model.tokenizer import Tokenizer
 

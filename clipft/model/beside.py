@@ -14,9 +14,11 @@ from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import nn
 
 from clipft.errors import InputError
+from clipft.model.activation import check_activation
+from clipft.model.config_files import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, read_config_file
 from clipft.model.hf_form import blocks_of
 from clipft.model.json_file import read_object
-from clipft.model.recipe import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG, Recipe, check_activation, read_config_file
+from clipft.model.recipe import Recipe
 
 _PREPROCESSOR = "preprocessor_config.json"
 _PROCESSOR = "processor_config.json"  # transformers 5 writes the same under image_processor here

@@ -17,14 +17,18 @@ from torch import Tensor, nn
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.model import sources
+<<<<<<< HEAD
 from clipft.model.additions import add_new
+=======
+from clipft.model.activation import check_activation
+>>>>>>> h-split
 from clipft.model.classifier import Classifier
 from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
-from clipft.model.recipe import Recipe, check_activation, recipe_of, sizes_of
+from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
 from clipft.model.tokenizer import Tokenizer

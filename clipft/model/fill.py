@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from clipft.errors import InputError
 from clipft.model import hf_names, sources, textencoder
+from clipft.model.activation import activation_unsaid, check_activation
 from clipft.model.beside import Beside, read_beside
 from clipft.model.encoders import load_image_encoder
 from clipft.model.hub import fetch
 from clipft.model.layouts import HUGGING_FACE, of_openai
-from clipft.model.recipe import Recipe, Sizes, check_activation, has_twin
+from clipft.model.recipe import Recipe, Sizes
 from clipft.model.resize import resize
 from clipft.model.weights import load_into, read_weights
 
@@ -102,7 +103,7 @@ def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str, *, acti
     if of_openai(tensors):
         check_activation(recipe.model_cfg, True, recipe.name, f"the weights {label} (OpenAI's own file)")
     elif not activation_told:
-        notes += _activation_unsaid(recipe, path)
+        notes += activation_unsaid(recipe.name, path)
     if family := hf_names.family_of(tensors):
         tensors = hf_names.to_open_clip(tensors, text="text." if hasattr(model, "text") else "")
         layout = HUGGING_FACE[family]
@@ -140,18 +141,6 @@ def _size_advice(model: nn.Module, tensors: Mapping[str, Tensor]) -> str:
         return ""
     key = "model.image_size" if odd[0].startswith("visual.") else "model.context_length"
     return f". Only positions differ: write the size these weights have in {key}"
-
-
-def _activation_unsaid(recipe: Recipe, path: Path) -> tuple[str, ...]:
-    """A line where the architecture has a twin with the other activation, and nothing says which one is meant (P42)."""
-    if not has_twin(recipe.name):
-        return ()
-    base = recipe.name.removesuffix("-quickgelu")
-    here, other = ("GELU", f"{base}-quickgelu") if recipe.name == base else ("QuickGELU", base)
-    return (
-        f"{path}: nothing beside it says with which activation it was trained; {recipe.name} computes with {here}. "
-        f"OpenAI's, DFN's and MetaCLIP's weights want QuickGELU: if this is not what yours want, write name: {other}",
-    )
 
 
 def _from_encoders(model: nn.Module, recipe: Recipe, own: sources.EncoderWeights) -> Filled:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,14 +14,22 @@ from clipft.config.schema import ModelConfig
 from clipft.config.vocabulary import nearest, one_of
 from clipft.errors import InputError
 from clipft.model import sources, textencoder
+from clipft.model.activation import check_tag
+from clipft.model.config_files import (
+    EXPORT_FACTS,
+    HUGGING_FACE_CONFIG,
+    LOCAL_DIR,
+    OPEN_CLIP_CONFIG,
+    TIMM_FOLDER,
+    config_path,
+    find_folders,
+    read_config_file,
+)
 from clipft.model.encoders import check_context, hf_name, two_encoder_config
 from clipft.model.hub import fetch, fetch_beside
 from clipft.model.runfiles import is_run, peek_state
 
-LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
-EXPORT_FACTS = "clipft.json"  # in every folder that `clipft export` wrote
-TIMM_FOLDER = "timm"  # in an export, the config of a timm network of another size than its name says
-OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG = sources.OPEN_CLIP_CONFIG, sources.HUGGING_FACE_CONFIG
+HF_HUB = "hf-hub:"
 
 
 @dataclass(frozen=True)
@@ -99,45 +105,6 @@ def sizes_of(model_cfg: dict[str, Any]) -> Sizes:
     return Sizes((size, size) if isinstance(size, int) else (size[0], size[1]), length)
 
 
-def check_activation(model_cfg: dict[str, Any], other: bool, name: str, whose: str) -> None:
-    """InputError where weights trained with QuickGELU meet a model with GELU, or the other way (P42)."""
-    if bool(model_cfg.get("quick_gelu", False)) == other:
-        return
-    right = f"{name}-quickgelu" if other else name.removesuffix("-quickgelu")
-    advice = (
-        f"write model.name: {right}"
-        if right in open_clip.list_models()
-        else "load them with their own config, by local-dir:"
-    )
-    raise InputError(
-        f"model.name: {name} computes with {'GELU' if other else 'QuickGELU'}, but {whose} were trained with "
-        f"{'QuickGELU' if other else 'GELU'}, and would answer worse; {advice}"
-    )
-
-
-def config_path(folder: Path) -> Path | None:
-    """The file with the model's open_clip config; clipft.json has it in an export for transformers."""
-    ours, facts = folder / OPEN_CLIP_CONFIG, folder / EXPORT_FACTS
-    if ours.is_file():
-        return ours
-    return facts if facts.is_file() and (folder / HUGGING_FACE_CONFIG).is_file() else None
-
-
-def read_config_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two halves of an open_clip_config.json: model_cfg and preprocess_cfg."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what}: {path} cannot be read ({error})") from None
-    model_cfg = content.get("model_cfg") if isinstance(content, dict) else None
-    halves = ("embed_dim", "vision_cfg", "text_cfg")
-    if not isinstance(model_cfg, dict) or not all(key in model_cfg for key in halves):
-        raise InputError(
-            f"{what}: {path} has no model_cfg with {', '.join(halves)}; expected a config that open_clip wrote"
-        )
-    return model_cfg, merge_preprocess_dict(asdict(PreprocessCfg()), content.get("preprocess_cfg") or {})
-
-
 def _named(config: ModelConfig, arch: str) -> Recipe:
     if arch not in open_clip.list_models():
         close = nearest(arch, open_clip.list_models(), count=4)
@@ -165,22 +132,6 @@ def _named(config: ModelConfig, arch: str) -> Recipe:
     )
 
 
-def check_tag(arch: str, tag: str, tag_cfg: dict[str, Any]) -> None:
-    """InputError where a tag's weights want the architecture's twin, with the other activation (P42).
-
-    Of an architecture that has no twin the config rules: open_clip's list of tags says nothing of roberta-ViT-B-32's.
-    """
-    if has_twin(arch):
-        cfg = open_clip.get_model_config(arch)
-        check_activation(cfg, bool(tag_cfg.get("quick_gelu", False)), arch, f"the weights {tag}")
-
-
-def has_twin(arch: str) -> bool:
-    """Whether open_clip has the architecture with the other activation too, under a name with or without -quickgelu."""
-    base = arch.removesuffix("-quickgelu")
-    return {base, f"{base}-quickgelu"} <= set(open_clip.list_models())
-
-
 def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
     what = f"model.name: {config.name}"
     path = config_path(folder)
@@ -191,7 +142,7 @@ def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
             expected = f"of a folder that transformers wrote, write name: ARCHITECTURE and pretrained: {folder}"
         raise InputError(f"{what}: {folder} {there}; {expected}")
     model_cfg, preprocess_cfg = read_config_file(path, what)
-    model_cfg, notes = _found_beside(model_cfg, folder)
+    model_cfg, notes = find_folders(model_cfg, folder)
     source = (
         sources.folder_weights(folder) if config.pretrained is None else sources.pretrained(config.pretrained, None)
     )
@@ -218,7 +169,7 @@ def _hub(config: ModelConfig, repo: str) -> Recipe:
         # an export that was uploaded: the folders are of where it was written, and their files in the repository
         config_files = (HUGGING_FACE_CONFIG, f"{TIMM_FOLDER}/{textencoder.CONFIG}")
         fetch_beside(path, repo, (EXPORT_FACTS, *config_files, *textencoder.TOKENIZER_FILES))
-        model_cfg, notes = _found_beside(model_cfg, path.parent)
+        model_cfg, notes = find_folders(model_cfg, path.parent)
     source: sources.Source = sources.hub_weights(repo)
     if config.pretrained is not None:
         source = sources.pretrained(config.pretrained, None)
@@ -279,40 +230,3 @@ def _text_folder(model_cfg: dict[str, Any], what: str) -> Path | None:
     folder = textencoder.find_folder(name, f"{what}: hf_model_name {name}")
     textencoder.read_config(folder, what)
     return folder
-
-
-def _found_beside(model_cfg: dict[str, Any], folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The config with its folders made those of today: an export may have moved since."""
-    model_cfg, notes = deepcopy(model_cfg), []
-    text_cfg, vision_cfg = model_cfg["text_cfg"], model_cfg["vision_cfg"]
-    timm_name = str(vision_cfg.get("timm_model_name", ""))
-    if timm_name.startswith(LOCAL_DIR) and (folder / TIMM_FOLDER / textencoder.CONFIG).is_file():
-        vision_cfg["timm_model_name"] = f"{LOCAL_DIR}{(folder / TIMM_FOLDER).resolve()}"
-    if name := text_cfg.get("hf_model_name"):
-        found = _resolve(name, folder, lambda path: (path / textencoder.CONFIG).is_file())
-        text_cfg["hf_model_name"] = found
-        if Path(found) != Path(name).expanduser().resolve() and found != name:
-            notes.append(
-                f"{folder}: the text encoder's config.json is taken from {found}, not from {name} as written there"
-            )
-    if name := text_cfg.get("hf_tokenizer_name"):
-        # open_clip takes a local-dir's tokenizer from the folder itself, whatever the name
-        inside = next((p for p in (folder, folder / "text") if textencoder.has_tokenizer(p)), None)
-        text_cfg["hf_tokenizer_name"] = (
-            str(inside.resolve()) if inside else _resolve(name, folder, textencoder.has_tokenizer)
-        )
-    return model_cfg, tuple(notes)
-
-
-def _resolve(name: str, folder: Path, fits: Callable[[Path], bool]) -> str:
-    """The folder that `name` means, unchanged where there is none: a hub name.
-
-    An export of clipft has all it needs in itself, and where it was written another may lie by now.
-    """
-    as_written, beside = Path(name).expanduser(), (folder, folder / "text")
-    exported = (folder / EXPORT_FACTS).is_file()
-    places = (*beside, as_written) if exported else (folder / name, as_written, *beside)
-    for place in places:
-        if fits(place):
-            return str(place.resolve())
-    return name

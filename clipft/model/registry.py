@@ -5,8 +5,8 @@ from __future__ import annotations
 import open_clip
 
 from clipft.errors import InputError
+from clipft.model.activation import check_tag
 from clipft.model.profiles import Tag
-from clipft.model.recipe import check_tag
 from clipft.model.sources import tag_cfg
 
 

@@ -11,14 +11,13 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from clipft.config.vocabulary import nearest, one_of
 from clipft.errors import InputError
+from clipft.model.config_files import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG
 from clipft.model.runfiles import is_run
 from clipft.model.weights import SUFFIXES
 
-OPEN_CLIP_CONFIG = "open_clip_config.json"
 LOCAL_FILE = "use a local file: model.pretrained: path/to/open_clip_model.safetensors"
 # in a folder or repository, the first that is there (open_clip's own order)
 NAMES = (HF_SAFE_WEIGHTS_NAME, "open_clip_pytorch_model.safetensors", HF_WEIGHTS_NAME, "open_clip_pytorch_model.pth")
-HUGGING_FACE_CONFIG = "config.json"
 _HUGGING_FACE_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipft.config.vocabulary import nearest
 from clipft.errors import InputError
+from clipft.report.topic_names import TOPICS
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,8 @@ class Asked:
         """Whether values are shown, or weights are named."""
         return self.pretrained is not None or (self.image is not None and self.text is not None)
 
-    def check(self, topics: tuple[str, ...]) -> None:
-        """Refuse options that do not go together.
-
-        Args:
-            topics: what can be explained.
+    def check(self) -> None:
+        """Refuse options that do not go together, and a topic that is none.
 
         Raises:
             InputError: with the sentence of the first rule that is broken.
@@ -43,10 +41,10 @@ class Asked:
         for broken, sentence in self._rules():
             if broken:
                 raise InputError(sentence)
-        if self.explain is not None and self.explain not in topics:
-            close = nearest(self.explain, topics)
+        if self.explain is not None and self.explain not in TOPICS:
+            close = nearest(self.explain, TOPICS)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"--explain: {self.explain} is no topic; {hint}The topics are {', '.join(topics)}")
+            raise InputError(f"--explain: {self.explain} is no topic; {hint}The topics are {', '.join(TOPICS)}")
 
     def _rules(self) -> tuple[tuple[bool, str], ...]:
         weights, pair = self.pretrained is not None, self.image is not None and self.text is not None

@@ -12,11 +12,12 @@ from freeze_models import VIT, custom, hugging_face_text, on_meta, plan_of
 from rich.console import Console
 from torch import nn
 
-from clipft.cli import TOPICS as TYPED
 from clipft.model.anatomy import Anatomy, anatomy
 from clipft.model.describe import describe
 from clipft.model.towers import towers_of
-from clipft.report.explain import TOPICS, explain, print_explanation
+from clipft.report.explain import explain, print_explanation
+from clipft.report.explain.topics import EXPLAINERS
+from clipft.report.topic_names import TOPICS
 
 NAMES = ("ViT-B-32", "RN50", "ViT-B-16-SigLIP2", "MobileCLIP2-S0", "coca_ViT-B-32", "ViT-bigG-14")
 LONGEST = {"embeddings": 22, "freezing": 27, "strategies": 26}  # a row for each N; eight strategies
@@ -45,7 +46,7 @@ def words(topic: str, name: str) -> str:
 
 
 def test_the_command_line_knows_every_topic() -> None:
-    assert tuple(TOPICS) == TYPED
+    assert tuple(EXPLAINERS) == TOPICS
 
 
 @pytest.mark.parametrize("name", NAMES)

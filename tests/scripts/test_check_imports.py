@@ -77,7 +77,7 @@ def test_an_import_upward_is_named(tmp_path: Path, importer: str, line: str) -> 
         "model/plan.py": "",
         "train/__init__.py": "",
         "train/loop.py": "",
-        "cli.py": "",
+        "cli/__init__.py": "",
         "config/schema.py": "",
     }
     problems = problems_in(tmp_path, {**targets, importer: line})
@@ -87,7 +87,7 @@ def test_an_import_upward_is_named(tmp_path: Path, importer: str, line: str) -> 
 
 def test_downward_and_within_a_room_is_fine(tmp_path: Path) -> None:
     files = {
-        "cli.py": "def train():\n    import torch\n    from clipft.train import run",
+        "cli/training.py": "def train():\n    import torch\n    from clipft.train import run",
         "train/run.py": "import torch\nfrom clipft.evaluate import measure\nfrom clipft.train import loop",
         "train/loop.py": "from clipft.errors import InputError",
         "evaluate/measure.py": "from clipft.model import towers\nfrom clipft.data.images import read_image",
@@ -123,9 +123,12 @@ def test_a_ring_of_rooms_is_found_where_files_have_none(tmp_path: Path) -> None:
 
 
 def test_torch_stays_out_of_config_and_of_the_top_of_cli(tmp_path: Path) -> None:
-    files = {"config/load.py": "def f():\n    import torch", "cli.py": "try:\n    import torch.nn\nfinally:\n    pass"}
+    files = {
+        "config/load.py": "def f():\n    import torch",
+        "cli/training.py": "try:\n    import torch.nn\nfinally:\n    pass",
+    }
     assert problems_in(tmp_path, files) == [
-        "clipft.cli:2: imports torch; cli must answer without it (import it inside the command)",
+        "clipft.cli.training:2: imports torch; cli must answer without it (import it inside the command)",
         "clipft.config.load:2: imports torch; config must answer without it",
     ]
 

@@ -1,4 +1,4 @@
-"""The topics by name, and how one is printed."""
+"""What explains each topic, and how an explanation is printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipft.model.anatomy import Anatomy
 from clipft.report.explain import space, towers, training
 from clipft.report.explain.explanation import Explanation, Table
 
-TOPICS: dict[str, Callable[[Anatomy], Explanation]] = {
+EXPLAINERS: dict[str, Callable[[Anatomy], Explanation]] = {
     "block": towers.block,
     "embeddings": towers.embeddings,
     "projection": towers.projection,
@@ -24,11 +24,12 @@ TOPICS: dict[str, Callable[[Anatomy], Explanation]] = {
     "freezing": training.freezing,
     "strategies": training.strategies,
 }
+"""By the names in `topic_names.TOPICS`, which the command line has without this file's imports."""
 
 
 def explain(topic: str, model: Anatomy) -> Explanation:
     """The explanation of one of TOPICS."""
-    return TOPICS[topic](model)
+    return EXPLAINERS[topic](model)
 
 
 def print_explanation(topic: str, name: str, explanation: Explanation, console: Console) -> None:

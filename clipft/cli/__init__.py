@@ -1,0 +1,30 @@
+"""The commands: parse, call, print. torch is imported inside a command, once its config is valid.
+
+To add one, write it in a file of this folder as a plain function with a docstring, and enter it in COMMANDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clipft.cli import looking, training, using
+from clipft.cli.app import app, main
+
+__all__ = ["app", "main"]
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    training.train,
+    training.overfit,
+    training.freeze_report,
+    looking.inspect,
+    looking.models,
+    looking.schema,
+    using.evaluate,
+    using.embed,
+    using.predict,
+    using.export,
+)
+"""In the order of the help; the function's name is the command's, `_` written `-`."""
+
+for command in COMMANDS:
+    app.command()(command)

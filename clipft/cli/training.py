@@ -1,0 +1,113 @@
+"""The commands that train, or say what would train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipft.cli.options import ConfigFile, Overrides
+from clipft.errors import InputError
+
+if TYPE_CHECKING:
+    from clipft.config.load import Loaded
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run (the default where there is one).")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Do everything up to one step and one evaluation batch; write nothing.")
+    ] = False,
+) -> None:
+    """Fine-tune a CLIP model.
+
+    Example: clipft train configs/handclip.yaml --set optim.lr=3e-5
+    """
+    from clipft.config.load import load_config
+
+    if resume and dry_run:
+        raise InputError("--resume and --dry-run: a rehearsal begins with the base; give one of them")
+    loaded = load_config(config, overrides or ())
+
+    try:
+        with loaded.places():
+            _train(loaded, config.stem, resume=resume, dry_run=dry_run)
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the same command goes on from the last epoch that ended, if one did", err=True)
+        raise typer.Exit(130) from None
+
+
+def _train(loaded: Loaded, name: str, *, resume: bool, dry_run: bool) -> None:
+    from clipft.report.console import talk
+    from clipft.report.train_view import TrainView
+    from clipft.train.run import dry_run as rehearse
+    from clipft.train.run import train as run
+
+    view = TrainView(talk())
+    if dry_run:
+        rehearse(loaded, name, view)
+    else:
+        run(loaded, name, view, resume=resume)
+
+
+def overfit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Give up after this many.")] = 100,
+) -> None:
+    """Train on one batch again and again, to see whether a config can learn its data at all; write nothing.
+
+    Exit code 1 where the loss does not come down to half of its start, or of chance where that is lower.
+
+    Example: clipft overfit configs/handclip.yaml --set optim.lr=1e-4
+    """
+    from clipft.config.load import load_config
+
+    loaded = load_config(config, overrides or ())
+
+    from clipft.report.console import talk
+    from clipft.report.train_view import TrainView
+    from clipft.train.overfit import overfit as run
+
+    with loaded.places():
+        found = run(loaded, TrainView(talk()), steps=steps)
+    if not found.learns:
+        raise typer.Exit(1)
+
+
+def freeze_report(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    every: Annotated[bool, typer.Option("--all", help="List every parameter: name, shape, state, rule.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan and the cost as JSON.")] = False,
+) -> None:
+    """Show what a config trains, why, and what a step costs, without loading weights.
+
+    Example: clipft freeze-report configs/handclip.yaml --set model.image.freeze_layers=8
+    """
+    from clipft.config.load import load_config
+
+    loaded = load_config(config, overrides or (), need_data=False)
+
+    import json
+
+    from clipft.report.console import result
+    from clipft.report.freeze_table import print_every_parameter, print_freeze_report
+    from clipft.train.prepare import report_plan
+
+    with loaded.places():
+        report = report_plan(loaded.config, with_cost=as_json or not every)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=1))
+        return
+    console = result()
+    if every:
+        print_every_parameter(report.plan, console)
+        return
+    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name, cost=report.cost)
+    for note in (*loaded.notes, *report.notes):
+        console.print(f" note     {note}", markup=False, highlight=False)
