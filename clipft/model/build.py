@@ -17,11 +17,8 @@ from torch import Tensor, nn
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.model import sources
-<<<<<<< HEAD
-from clipft.model.additions import add_new
-=======
 from clipft.model.activation import check_activation
->>>>>>> h-split
+from clipft.model.additions import add_new
 from clipft.model.classifier import Classifier
 from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.families.common import pair
