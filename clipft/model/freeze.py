@@ -102,6 +102,9 @@ def _decide(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape], *, 
     line = line_of(tower, frozen, shapes) + ignored_keys(section, _set_keys(section)[1:])
     notes = [f"{n} does not train: {rule}" for n, rule in tower.untrained.items()]
     notes += parts_taken(tower, frozen)
+    if not projects and (behind := tower.behind_names()):
+        notes.append(f"the feature adapter is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
+        rules |= dict.fromkeys(behind, NOT_IN_LOSS)
     if not projection:
         notes.append("this tower has no projection" + ("; projection: freeze ignored" if _freezes(section) else ""))
         line += "; projection: freeze ignored, there is none" if _freezes(section) else ""

@@ -195,6 +195,10 @@ class Tower(ABC):
         """Of lora, adapter and prompt those that this tower has."""
         return tuple(dict.fromkeys(new.group for new in self.added.values()))
 
+    def behind_names(self) -> tuple[str, ...]:
+        """The new parameters behind the projection, which a pooled feature does not hang on."""
+        return tuple(name for name, new in self.added.items() if new.place == self.depth)
+
     def body_names(self) -> frozenset[str]:
         """All that a pooled feature hangs on: the backbone's parameters and new ones among them."""
         return frozenset((*self._backbone, *(name for name, new in self.added.items() if new.place < self.depth)))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clipft.errors import ClipftError
 from clipft.model.hashes import file_sha256
-from clipft.model.plan import Plan
+from clipft.model.plan import NEW, Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 from clipft.model.standstill import moving_modules
 from clipft.model.tensor_file import write_tensors
@@ -43,7 +43,9 @@ class Kept:
 
 
 def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
-    """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, and resized positions.
+    """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, resized positions.
+
+    New parameters are among them where they stand still too, since the base does not have them.
 
     Args:
         model: the model with its classifier.
@@ -54,7 +56,7 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequ
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for p in plan.trainable} | set(resized)
+    trains = {p.name for p in plan.parameters if p.trainable or p.group in NEW} | set(resized)
     moving = {name for name, _ in moving_modules(model, plan)}
     buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
     return [name for name in state if name in trains or name in buffers]
