@@ -22,6 +22,7 @@ from clipft.config.additions_schema import (
 from clipft.config.source_schema import Source, SourceOrFraction
 from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
+Kind = Literal["norms", "biases"]
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
 # --- model ---------------------------------------------------------------------------------------
@@ -65,6 +66,9 @@ class TowerConfig(Section):
     but the last two. Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
     """Freezes the whole backbone (true) or nothing (false)."""
+    train_only: Annotated[tuple[Kind, ...], Field(strict=False, min_length=1)] | None = None
+    """Of what the freeze keys leave training in the backbone, only these: norms (weights and biases of normalisation
+    layers: CLIPFit), biases (all there are: BitFit), or both; null has all of it."""
     norm: Literal["train", "freeze"] = "train"
     """Whether norm and pooling train where the freeze keys leave them training."""
     projection: Literal["train", "freeze"] = "train"
