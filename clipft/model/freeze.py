@@ -123,6 +123,8 @@ def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: b
     elif not projects:
         notes.append(f"the projection is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
         rules |= dict.fromkeys(projection, NOT_IN_LOSS)
+    elif _freezes(section) and tower.projection_is_new:
+        line += "; projection: freeze ignored, model.embed_dim replaces it"
     elif _freezes(section):
         rules |= dict.fromkeys(projection, "projection: freeze")
     return _Decision(rules, line, tuple(f"{tower.name}: {note}" for note in notes))

@@ -51,7 +51,8 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequ
         model: the model with its classifier.
         plan: what trains.
         everything: hold the frozen tensors too, since a random base cannot be fetched again.
-        resized: parameters that were resampled from the base's, on another processor to other bits.
+        resized: parameters that were resampled from the base's or drawn in their place, on another processor to
+            other bits.
     """
     state = model.state_dict()
     if everything:
