@@ -99,7 +99,8 @@ class NativeText(Tower):
             text.text_projection = new
         else:
             text.text_projection = nn.Parameter(std * torch.randn(self.pooled_width, width))
-        text.output_dim = width
+        if hasattr(text, "output_dim"):  # open_clip's CLIP class has no such fact
+            text.output_dim = width
 
     def _embed(self, inputs: Tensor) -> Hidden:
         text = self.text
