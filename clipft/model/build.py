@@ -206,7 +206,7 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
     everything = other.model.state_dict()
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
-    resize(model, sizes_of(other.model_cfg))
+    resize(model, recipe.base_sizes)
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
     afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"

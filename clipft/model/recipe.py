@@ -213,20 +213,33 @@ def _sized(recipe: Recipe, config: ModelConfig) -> Recipe:
     """The recipe with the sizes of the config, or else of the run whose weights it starts from."""
     source, own = recipe.source, Sizes()
     if isinstance(source, sources.RunWeights) and is_run(source.path):
-        own = sizes_of(peek_state(source.path)["model"]["model_cfg"])
+        own = _sizes_of_run(peek_state(source.path)["model"], recipe, config)
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     context_length, embed_dim = config.context_length or own.context_length, config.embed_dim or own.embed_dim
     wanted = Sizes(size or own.image_size, context_length, embed_dim)
     if wanted.context_length is not None and recipe.text_folder is not None:
         encoder = textencoder.read_config(recipe.text_folder, "model.name")
         check_context(wanted.context_length, encoder, f"model.name: {recipe.name}")
-    notes = (*recipe.notes, *_hugging_face_context(recipe, config), *_own_width(recipe, config, own))
+    notes = (*recipe.notes, *_hugging_face_context(recipe, config), *_width_notes(recipe, config, own))
     return replace(recipe, sizes=wanted, base_sizes=own, notes=notes)
 
 
-def _own_width(recipe: Recipe, config: ModelConfig, own: Sizes) -> tuple[str, ...]:
-    """A line where a named model has the width that is asked for."""
-    if config.name is None or config.embed_dim != (own.embed_dim or recipe.model_cfg["embed_dim"]):
+def _sizes_of_run(saved: dict[str, Any], recipe: Recipe, config: ModelConfig) -> Sizes:
+    """The sizes of a run's model; its width only where it is the model of the recipe or the width that is asked for.
+
+    Another model's weights do not fit, and are to be refused for what they are.
+    """
+    sizes = sizes_of(saved["model_cfg"])
+    fits = saved["name"] == recipe.name or sizes.embed_dim == config.embed_dim
+    return sizes if fits else replace(sizes, embed_dim=None)
+
+
+def _width_notes(recipe: Recipe, config: ModelConfig, own: Sizes) -> tuple[str, ...]:
+    """A line where a named model has the width that is asked for already, or a run has another that nobody wrote."""
+    built = recipe.model_cfg["embed_dim"]
+    if config.embed_dim is None and own.embed_dim not in (None, built):
+        return (f"model.embed_dim: {own.embed_dim} in place of {built}, as model.pretrained has it",)
+    if config.name is None or config.embed_dim != (own.embed_dim or built):
         return ()
     return (
         f"model.embed_dim: {config.embed_dim} is this model's own width, so its projections stay; projection: reset "

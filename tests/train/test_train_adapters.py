@@ -12,9 +12,10 @@ import torch
 from tiny_files import write_native
 from train_runs import Write, go, same, stop_after, weights
 
+from clipft.config.schema import ModelConfig
 from clipft.evaluate.compare import evaluate_target
 from clipft.export import export
-from clipft.model.build import ClipModel
+from clipft.model.build import ClipModel, build_meta
 from clipft.model.saved import load_saved
 
 ADAPTER = {"adapter": {"bottleneck": 4}}
@@ -101,6 +102,8 @@ def test_another_width_goes_with_the_weights(write: Write, base: str, tmp_path: 
         torch.testing.assert_close(again.encode_image(x), clip.model.encode_image(x), atol=1e-6, rtol=0)
 
     frozen = {"freeze_backbone": True, "projection": "freeze"}
+    said = "model.embed_dim: 24 in place of 32, as model.pretrained has it"
+    assert said in build_meta(ModelConfig(name=base, pretrained=str(run))).notes
     second, after = one(write("second", **sections(base, frozen, epochs=1, pretrained=str(run))))
     assert held(second) == {"logit_scale"}  # of this run's base the projections are the own
     assert all(torch.equal(after.model.get_parameter(name), clip.model.get_parameter(name)) for name in WIDE)
