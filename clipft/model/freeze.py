@@ -11,8 +11,9 @@ from math import prod
 
 from torch import nn
 
+from clipft.config.optim_schema import OptimConfig
 from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
+from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, narrowed_line, parts_taken, unreached_line
@@ -124,7 +125,7 @@ def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: b
         notes.append(f"the projection is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
         rules |= dict.fromkeys(projection, NOT_IN_LOSS)
     elif _freezes(section) and tower.projection_is_new:
-        line += "; projection: freeze ignored, model.embed_dim replaces it"
+        line += "; projection: freeze ignored, the projection is new"
     elif _freezes(section):
         rules |= dict.fromkeys(projection, "projection: freeze")
     return _Decision(rules, line, tuple(f"{tower.name}: {note}" for note in notes))

@@ -144,7 +144,7 @@ def test_a_real_model_on_meta() -> None:
     plan = plan_with(meta, ModelConfig(name="ViT-B-32", embed_dim=256, image={"projection": "freeze"}))
     trains = {p.name: (p.group, p.numel) for p in plan.trainable if p.group == "projection"}
     assert trains == {"visual.proj": ("projection", 768 * 256), "text_projection": ("projection", 512 * 256)}
-    assert plan.lines["image"].endswith("; projection: freeze ignored, model.embed_dim replaces it")
+    assert plan.lines["image"].endswith("; projection: freeze ignored, the projection is new")
     assert any(note.startswith("model.embed_dim: 256 in place of 512; both projections are new") for note in meta.notes)
     assert meta.model_cfg["embed_dim"] == 256
     assert on_meta("ViT-B-32").visual.proj.shape == (768, 512)
