@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import yaml
 from tiny_files import write_native
 from train_runs import Write, go, same, stop_after, weights
 
@@ -114,3 +115,16 @@ def test_a_projection_drawn_anew(write: Write, base: str) -> None:
     reset = {"freeze_backbone": True, "projection": "reset"}
     run, _ = one(write(loss={"type": "classifier", "init": "random"}, **sections(base, reset, epochs=1)))
     assert held(run) == {*WIDE, "classifier.weight", "classifier.bias"}
+
+
+def test_stages_may_train_other_kinds(write: Write, base: str) -> None:
+    """Two-stage few-shot (2SFS) trains norms first; what trained in any stage is saved."""
+    stages = [
+        {"epochs": 1, "model": {"image": {"train_only": ["norms"]}}},
+        {"epochs": 1, "model": {"image": {"freeze_backbone": True}}},
+    ]
+    path = write(**sections(base, {"projection": "freeze"}))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "stages": stages}))
+    run = go(path).folder
+    assert "visual.ln_post.weight" in held(run)
+    assert "visual.conv1.weight" not in held(run)
