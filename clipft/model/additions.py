@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clipft.config.schema import ModelConfig
+from clipft.model.lora import add_lora
 from clipft.model.tower import Tower
 
 
@@ -26,4 +27,7 @@ def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, se
     notes: list[str] = []
     with torch.random.fork_rng(devices=[]), model.get_parameter("logit_scale").device:
         torch.manual_seed(seed)
+        for tower, section in ((image, config.image), (text, config.text)):
+            if section.lora is not None:
+                add_lora(model, tower, section.lora)
     return tuple(notes)
