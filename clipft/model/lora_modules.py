@@ -121,7 +121,8 @@ class LoraMultiheadAttention(nn.MultiheadAttention):
         third = "qkv".index(target)
         bias = None if self.in_proj_bias is None else self.in_proj_bias.chunk(3)[third]
         y = self._linear(target, x, self.in_proj_weight.chunk(3)[third], bias)
-        return y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def _linear(self, target: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = F.linear(x, weight, bias)
