@@ -10,8 +10,7 @@ from torch import nn
 
 from clipft.config.additions_schema import LastBlocks, LoraConfig
 from clipft.errors import InputError
-from clipft.model.lora_modules import LowRanks, open_to_lora
-from clipft.model.low_rank import LowRank
+from clipft.model.lora_modules import LowRanks, add_low_rank
 from clipft.model.tower import Matrix, Tower
 
 
@@ -114,10 +113,7 @@ def _refuse_unusual(attention: nn.MultiheadAttention, tower: Tower) -> None:
 
 def _add(model: nn.Module, place: _Place, config: LoraConfig) -> list[str]:
     """Full names of the new parameters."""
-    module = model.get_submodule(place.path)
-    weight = module.get_parameter(place.name).detach()[slice(*place.rows)]
-    part = LowRank(weight, config, place.name, place.rows).train(module.training)
-    open_to_lora(module)[place.target] = part
+    part = add_low_rank(model.get_submodule(place.path), place.target, config, place.name, place.rows)
     return [f"{place.path}.lora.{place.target}.{name}" for name, _ in part.named_parameters()]
 
 

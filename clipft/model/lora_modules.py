@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from clipft.config.additions_schema import LoraConfig
 from clipft.errors import ClipftError
 from clipft.model.low_rank import LowRank, join
 
@@ -38,15 +39,29 @@ class LowRanks(nn.ModuleDict):
         return [part for part in self.parts().values() if part.name == name]
 
 
-def open_to_lora(module: nn.Module) -> LowRanks:
-    """The low-rank matrices of a module, which takes them in from now on; empty where it had none."""
+def add_low_rank(
+    module: nn.Module, target: str, config: LoraConfig, name: str = "weight", rows: tuple[int, int] | None = None
+) -> LowRank:
+    """Put low-rank matrices beside a matrix of a module, on its device; they are at `module.lora[target]`.
+
+    Args:
+        module: a linear layer, an attention, or another module that multiplies by the matrix with F.linear.
+        target: what the matrix is, as LoRA's targets are named.
+        config: rank, scaling, dropout.
+        name: of the parameter that holds the matrix, below the module.
+        rows: which of its rows are the matrix, from and to; None takes all.
+    """
+    weight = module.get_parameter(name).detach()
+    rows = rows or (0, len(weight))
+    part = LowRank(weight[slice(*rows)], config, name, rows).train(module.training)
     lora = module._modules.get("lora")
     if not isinstance(lora, LowRanks):
         plain = type(module)
         lora = LowRanks(plain, _joined(plain)).train(module.training)
         module.add_module("lora", lora)
         module.__class__ = lora.joined
-    return lora
+    lora[target] = part
+    return part
 
 
 def _joined(plain: type[nn.Module]) -> type[nn.Module]:

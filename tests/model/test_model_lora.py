@@ -22,7 +22,7 @@ from clipft.errors import ClipftError, InputError
 from clipft.model.additions import add_new
 from clipft.model.freeze import apply_plan, make_plan, set_modes
 from clipft.model.lora import add_lora, has_lora, merge_lora, scale_lora
-from clipft.model.lora_modules import open_to_lora
+from clipft.model.lora_modules import add_low_rank
 from clipft.model.low_rank import LowRank
 from clipft.model.plan import Plan
 from clipft.model.tower import Tower
@@ -229,12 +229,10 @@ def test_dropout_is_drawn_for_each_matrix() -> None:
     """Of A's input alone: with A the identity and B one row of ones, each output counts what was kept."""
     linear = nn.Linear(400, 3, bias=False)
     nn.init.zeros_(linear.weight)
-    parts = open_to_lora(linear)
     for row, target in enumerate("qkv"):
-        rows = (row, row + 1)
-        part = LowRank(linear.weight[row : row + 1], LoraConfig(rank=400, alpha=400, dropout=0.25), "weight", rows)
+        config = LoraConfig(rank=400, alpha=400, dropout=0.25)
+        part = add_low_rank(linear, target, config, rows=(row, row + 1))
         part.a.data, part.b.data = torch.eye(400), torch.ones(1, 400)
-        parts[target] = part
     torch.manual_seed(0)
     x = torch.ones(200, 400)
     with torch.no_grad():
@@ -413,14 +411,12 @@ def test_torchs_attention_as_open_clip_calls_it(mask: str, batch_first: bool, bi
     torch.manual_seed(0)
     plain = nn.MultiheadAttention(12, 3, batch_first=batch_first, bias=bias).eval()
     attention = copy.deepcopy(plain)
-    parts = open_to_lora(attention)
     for i, target in enumerate("qkvo"):
         name, rows = ("out_proj.weight", (0, 12)) if target == "o" else ("in_proj_weight", (12 * i, 12 * i + 12))
-        weight = attention.get_parameter(name)[slice(*rows)]
-        part = parts[target] = LowRank(weight, LoraConfig(rank=2), name, rows)
+        part = add_low_rank(attention, target, LoraConfig(rank=2), name, rows)
         nn.init.normal_(part.b, std=0.1)
         with torch.no_grad():
-            plain.get_parameter(name)[slice(*rows)] = part.merged(weight)
+            plain.get_parameter(name)[slice(*rows)] += 8 * part.b @ part.a
     x, other = torch.randn(2, 5, 12), torch.randn(2, 5, 12)
     added = causal(mask, 2, 3, 5)
     for inputs in ((x, x, x), (x, other, other), (x, other, x)):
@@ -440,7 +436,7 @@ def test_torchs_attention_as_open_clip_calls_it(mask: str, batch_first: bool, bi
 )
 def test_what_it_does_not_do_is_refused(called: dict[str, Any], said: str) -> None:
     attention = nn.MultiheadAttention(12, 3, batch_first=True)
-    open_to_lora(attention)
+    add_low_rank(attention, "o", LoraConfig(), "out_proj.weight")
     x = torch.zeros(2, 5, 12)
     with pytest.raises(ClipftError, match=f"attention with LoRA was called with {said}, which it does not do"):
         attention(x, x, x, **called)
