@@ -176,6 +176,8 @@ def _targets(found: Mapping[int, Sequence[Matrix]]) -> list[str]:
 
 
 def _numbers(blocks: Sequence[int]) -> str:
+    first, last = blocks[0], blocks[-1]
     if len(blocks) == 1:
-        return f"block {blocks[0]}"
-    return f"blocks {blocks[0]} to {blocks[-1]}" if len(blocks) > 2 else f"blocks {blocks[0]} and {blocks[1]}"
+        return f"block {first}"
+    in_a_row = len(blocks) > 2 and last - first + 1 == len(blocks)
+    return f"blocks {first} to {last}" if in_a_row else f"blocks {', '.join(map(str, blocks[:-1]))} and {last}"

@@ -114,6 +114,7 @@ def test_an_export_that_answers_otherwise_is_refused(
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.slow
 def test_going_on_with_a_run_gives_the_same(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = write_native(tmp_path / "base")
     whole = go(lora_run(write, base, "whole")).folder
