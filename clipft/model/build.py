@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from clipft.model.names import listed
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
+from clipft.model.text_prompt import prompted, start_from_words
 from clipft.model.tokenizer import Tokenizer
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
@@ -92,30 +93,43 @@ class ClipModel:
         return float(self.logit_scale.detach().exp())
 
 
-def build_meta(config: ModelConfig) -> MetaModel:
-    """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub."""
+def build_meta(config: ModelConfig, *, classes: Sequence[str] | None = None) -> MetaModel:
+    """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub.
+
+    Args:
+        config: the `model` section.
+        classes: of the training data, for prompt vectors of each class's own; None where they are not known.
+    """
     recipe = recipe_of(config)
     with torch.device("meta"):
         model = construct(recipe)
         resized = resize(model, recipe.sizes)
     image, text = _towers(model, config)
-    added = add_new(model, image, text, config, seed=0)
+    added = add_new(model, image, text, config, seed=0, classes=classes)
     notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes, *added)
     said = (*resized.notes, *added)
     return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
 
 
-def build(config: ModelConfig, seed: int) -> ClipModel:
-    """The model with its weights; what no file gives is drawn, and depends on the seed alone."""
+def build(config: ModelConfig, seed: int, *, classes: Sequence[str] | None = None) -> ClipModel:
+    """The model with its weights; what no file gives is drawn, and depends on the seed alone.
+
+    Args:
+        config: the `model` section.
+        seed: of what is drawn.
+        classes: of the training data, for prompt vectors of each class's own; None where they are not known.
+    """
     recipe = recipe_of(config)
     sources.check_there(recipe.source)
     model = draw(recipe, seed)
-    towers_of(model)  # before any download: what is of no family is refused here
-    tokenizer = make_tokenizer(recipe)
+    _, text = towers_of(model)  # before any download: what is of no family is refused here
+    tokenizer = prompted(make_tokenizer(recipe), text, config.text.prompt, classes)
     filled = _fill(model, recipe, config.logit_scale)
     resized = resize(model, recipe.sizes)
     towers = _towers(model, config)
-    added = add_new(model, *towers, config, seed)
+    added = add_new(model, *towers, config, seed, classes=classes)
+    if config.text.prompt is not None:
+        added += start_from_words(model, towers[1], config.text.prompt, tokenizer)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
     clip.notes += (*resized.notes, *added, _preprocess_note(clip.preprocess_cfg, whose))
@@ -137,13 +151,13 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
         _fill(model, recipe, config.model.logit_scale)
     resized = resize(model, recipe.sizes)
     towers = _towers(model, config.model)
-    add_new(model, *towers, config.model, config.run.seed)
+    add_new(model, *towers, config.model, config.run.seed, classes=state["classes"])
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
         classes, width = saved["classifier.weight"].shape
         model.classifier = Classifier(classes, width, cosine=cosine, bias=bias).eval()
     lay_over(model, saved, checkpoint)
-    tokenizer = make_tokenizer(recipe)
+    tokenizer = prompted(make_tokenizer(recipe), towers[1], config.model.text.prompt, state["classes"])
     if state.get("tokenizer", tokenizer.identity()) != tokenizer.identity():
         raise InputError(
             f"{checkpoint.run}: the tokenizer ({recipe.tokenizer_name or 'open_clip'}) is not the one this run was "

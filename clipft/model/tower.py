@@ -77,6 +77,10 @@ class Hidden:
     prompted: Tensor | None = None
 
 
+NO_WORD = -1
+"""The number in `Hidden.tokens` where a prompt vector stands: no padding, no end token, and never the largest."""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A matrix of a block that LoRA may join.
@@ -147,6 +151,11 @@ class Tower(ABC):
         untrained: parameters that the family's loss cannot reach, each with the rule that says why. Those that
             open_clip built without gradient (CLIPA's positions) are found here.
     """
+
+    word_table: str | None = None
+    """Path of the table in which a text's token numbers are looked up; None in an image tower."""
+    prefix_tokens: int | None = None
+    """How many tokens stand in front of an image's row of patches; None where no plain row of patches is."""
 
     def __init__(
         self,
