@@ -44,3 +44,10 @@ def add_new(
         if config.image.prompt is not None:
             add_image_prompt(model, image, config.image.prompt)
     return tuple(notes)
+
+
+def base_of(config: ModelConfig) -> ModelConfig:
+    """The same model without prompt vectors, which a base does not have: new ones are drawn, and no identity."""
+    towers = {"image": config.image, "text": config.text}
+    plain = {tower: section.model_copy(update={"prompt": None}) for tower, section in towers.items()}
+    return config.model_copy(update=plain)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
+from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
@@ -47,6 +49,13 @@ class MetaModel:
     base: str
     notes: tuple[str, ...]
     resized: tuple[str, ...]
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that every text is padded to: what the tokenizer of this config gives."""
+        length = sizes_of(self.model_cfg).context_length
+        assert length is not None
+        return length
 
 
 @dataclass
@@ -91,6 +100,18 @@ class ClipModel:
     def scale(self) -> float:
         """What cosines are multiplied by: exp(logit_scale)."""
         return float(self.logit_scale.detach().exp())
+
+    @contextmanager
+    def without_prompts(self) -> Iterator[None]:
+        """Within, texts and images come without prompt vectors, as the base knows them."""
+        kept = self.tokenizer, self.image.prompt, self.text.prompt
+        if isinstance(self.tokenizer, PromptTokenizer):
+            self.tokenizer = self.tokenizer.words
+        self.image.prompt = self.text.prompt = None
+        try:
+            yield
+        finally:
+            self.tokenizer, self.image.prompt, self.text.prompt = kept
 
 
 def build_meta(config: ModelConfig, *, classes: Sequence[str] | None = None) -> MetaModel:

@@ -62,7 +62,8 @@ class PromptTokenizer(Tokenizer):
         self.length, self.first = config.length, vocabulary
         self._position, self._class_specific = config.position, config.class_specific
         self._before = {"end": config.length, "middle": config.length // 2, "front": 0}[config.position]
-        self._numbers = {name: number for number, name in enumerate(classes or ())}
+        owners = classes if config.class_specific and classes is not None else ()
+        self._numbers = {name: number for number, name in enumerate(owners)}
         self._known: dict[str, _ClassPrompt] = {}
         self.words = words
         self.room = words.context_length - config.length

@@ -28,17 +28,24 @@ class TextPrompt(nn.Module):
     """The vectors of a text tower, a parameter for each block that gets some.
 
     Args:
-        rows: how many vectors a block has: the length, or classes * length.
+        length: how many vectors stand in a text.
+        owners: how many classes have vectors of their own; 1 where all share them.
         width: the tower's.
         depth: how many blocks get some.
         first: the number of the first one among a text's tokens: that behind the last word.
     """
 
-    def __init__(self, rows: int, width: int, depth: int, first: int) -> None:
+    def __init__(self, length: int, owners: int, width: int, depth: int, first: int) -> None:
         super().__init__()
-        drawn = (nn.init.normal_(torch.empty(rows, width), std=_STD) for _ in range(depth))
+        drawn = (nn.init.normal_(torch.empty(owners * length, width), std=_STD) for _ in range(depth))
         self.vectors = nn.ParameterList(nn.Parameter(vectors) for vectors in drawn)
-        self.first = first
+        self.length, self.first = length, first
+
+    def put_into(self, tokens: Tensor) -> Tensor:
+        """Token numbers (B, L) of no text in particular, with one text's vectors behind the start token."""
+        tokens = tokens.clone()
+        tokens[:, 1 : 1 + self.length] = self.first + torch.arange(self.length, device=tokens.device)
+        return tokens
 
     def join(self, hidden: Hidden) -> Hidden:
         """The table of words has put the vectors in; masks and pooling are to see ordinary words in their places."""
@@ -110,7 +117,7 @@ def add_text_prompt(
     parent, _, name = tower.word_table.rpartition(".")
     words = model.get_submodule(tower.word_table)
     assert isinstance(words, nn.Embedding)
-    prompt = TextPrompt(owners * config.length, words.embedding_dim, config.depth, words.num_embeddings)
+    prompt = TextPrompt(config.length, owners, words.embedding_dim, config.depth, words.num_embeddings)
     model.add_module(NAME, prompt)
     setattr(model.get_submodule(parent), name, PromptedEmbedding(words, prompt))
     tower.prompt = prompt
