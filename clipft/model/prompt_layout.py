@@ -7,13 +7,13 @@ of its own, vocabulary + class * length + slot. So a text with vectors is token 
     middle   [start] V1 ... V8 a photo of a zero V9 ... V16 . [end]
     front    [start] a photo of a zero V1 ... V16 . [end]
 
-Without a start token (T5, SigLIP) the vectors stand first. CoOp (section 3.2, figure 2) has the class name at the end or
-in the middle, and takes `{}.` for a template.
+Without a start token (T5, SigLIP) the vectors stand first. CoOp (section 3.2, figure 2) has the class name at the end
+or in the middle, and takes `{}.` for a template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -84,8 +84,9 @@ class PromptTokenizer(Tokenizer):
             InputError: the position or the classes' own vectors ask for a class name, and a text is no class's prompt.
         """
         rows = self._cut(texts)  # (N, room)
-        filled = torch.stack([self._fill(row, self._prompt(text)) for row, text in zip(rows, texts, strict=True)])
-        return filled  # type: ignore[return-value]  # torch.stack does not say that it keeps a LongTensor
+        pairs = zip(rows, map(self._prompt, texts), strict=True)
+        # stack does not say that it keeps a LongTensor
+        return torch.stack([self._fill(row, prompt) for row, prompt in pairs])  # type: ignore[return-value]
 
     def count(self, text: str) -> int:
         """How many tokens the text needs uncut; start, end and prompt vectors included."""
@@ -104,7 +105,7 @@ class PromptTokenizer(Tokenizer):
         if self._class_specific and (strange := [name for name in classes if name not in self._numbers]):
             raise InputError(
                 f"{_KEY}.class_specific: there are vectors for the {len(self._numbers)} classes of the training "
-                f"({listed(list(self._numbers), 6)}) and none for {listed(strange, 6)}; name those classes only, or train with "
+                f"({listed(self._numbers)}) and none for {listed(strange)}; name those classes only, or train with "
                 "class_specific: false"
             )
         new: dict[str, tuple[str, str]] = {}
@@ -126,11 +127,19 @@ class PromptTokenizer(Tokenizer):
     def layout(self, text: str) -> str:
         """What the model reads for a text: `[start] V1 ... V16 zero . [end]` (P53)."""
         row = self([text])[0].tolist()
-        words = len(self.words.pieces(text))
+        needed = self.words.count(text)
+        marks = needed - len(self.words.pieces(text))  # start and end
+        inside = row[self._start : self._start + self.length + min(needed, self.room) - marks]
         signs = ["[start]"] * self._start
-        for place, vectors in groupby(row[self._start : self._start + words + self.length], lambda n: n >= self.first):
-            signs += _slots(list(vectors), self) if place else [self.words.piece(number) for number in vectors]
+        for are_vectors, row_of_them in groupby(inside, lambda number: number >= self.first):
+            numbers = list(row_of_them)
+            signs += self._slots(numbers) if are_vectors else map(self.words.piece, numbers)
         return " ".join([*signs, "[end]"])
+
+    def _slots(self, numbers: Sequence[int]) -> Sequence[str]:
+        """A row of vectors by their numbers in the text, from 1; a long one by its first and last."""
+        names = [f"V{(number - self.first) % self.length + 1}" for number in numbers]
+        return names if len(names) <= 3 else (names[0], "...", names[-1])
 
     def _prompt(self, text: str) -> _ClassPrompt:
         known = self._known.get(text)
@@ -139,8 +148,8 @@ class PromptTokenizer(Tokenizer):
         if self._class_specific or self._position != "end":
             key = "class_specific: true" if self._class_specific else f"position: {self._position}"
             raise InputError(
-                f"{_KEY}.{key} needs texts made from class names, and {text!r} is none; write class_specific: false and "
-                "position: end for captions and other texts"
+                f"{_KEY}.{key} needs texts made from class names, and {text!r} is none; captions and other texts need "
+                "class_specific: false and position: end"
             )
         return _ClassPrompt(0, 0)
 
@@ -157,11 +166,12 @@ class PromptTokenizer(Tokenizer):
             return
         names = list(dict.fromkeys(prompts[text] for text in long))
         text = max(long, key=needs.__getitem__)
+        length = self.context_length - needs[text]
+        shorter = f", or write length: {length} or less" if length > 0 else ""
         raise InputError(
-            f"{_KEY}.length: {len(names)} of {total} class names no longer fit ({listed(names, 6)}): {text!r} needs "
+            f"{_KEY}.length: {len(names)} of {total} class names no longer fit ({listed(names)}): {text!r} needs "
             f"{needs[text]} tokens with start and end, and beside {self.length} vectors {self.room} of the "
-            f"{self.context_length} are left; shorten it (data.class_names, data.templates), or write length: "
-            f"{max(0, self.context_length - needs[text])} or less"
+            f"{self.context_length} are left; shorten it (data.class_names, data.templates){shorter}"
         )
 
     def _name_end(self, text: str, start: str, name: str) -> int:
@@ -170,13 +180,7 @@ class PromptTokenizer(Tokenizer):
         if whole[: len(begun)] == begun:
             return len(begun)
         raise InputError(
-            f"{_KEY}.position: {self._position} puts vectors behind the class name, but in {text!r} the tokenizer joins "
-            f"the end of {name!r} with what follows; put a space or a word behind {{}} in data.templates, or write "
-            "position: end"
+            f"{_KEY}.position: {self._position} puts vectors behind the class name, but in {text!r} the tokenizer "
+            f"joins the end of {name!r} with what follows; put a space or a word behind {{}} in data.templates, or "
+            "write position: end"
         )
-
-
-def _slots(numbers: Sequence[int], tokenizer: PromptTokenizer) -> Iterator[str]:
-    """A row of vectors by their numbers, counted from 1; a long one by its first and last."""
-    names = [f"V{(number - tokenizer.first) % tokenizer.length + 1}" for number in numbers]
-    yield from names if len(names) <= 3 else (names[0], "...", names[-1])

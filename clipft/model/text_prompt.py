@@ -144,16 +144,14 @@ def prompted(
 
 
 @torch.no_grad()
-def start_from_words(
-    model: nn.Module, tower: Tower, config: TextPromptConfig, tokenizer: Tokenizer
-) -> tuple[str, ...]:
+def start(model: nn.Module, tower: Tower, config: TextPromptConfig, tokenizer: Tokenizer) -> str:
     """Under `init: words` give the first vectors the words' embeddings, each class's alike. Returns what to say.
 
     Raises:
         InputError: the words have more tokens than there are vectors.
     """
     if config.words is None:
-        return ()
+        return start_in_words(config)
     pieces = (tokenizer.words if isinstance(tokenizer, PromptTokenizer) else tokenizer).pieces(config.words)
     if len(pieces) > config.length:
         raise InputError(
@@ -166,14 +164,29 @@ def start_from_words(
     table = model.get_parameter(f"{tower.word_table}.weight")
     first = prompt.vectors[0].unflatten(0, (-1, config.length))  # (owners, length, W)
     first[:, : len(pieces)] = table[torch.tensor(pieces, device=table.device)]
-    return (_start_in_words(config, len(pieces)),)
+    return start_in_words(config, len(pieces))
 
 
-def _start_in_words(config: TextPromptConfig, pieces: int) -> str:
-    rest = config.length - pieces
-    said = f"model.text.prompt: the first {pieces} of {config.length} vectors start as {config.words!r}"
-    said += f", the other {rest} at random (normal, {_STD})" if rest else ""
-    return said + (f"; all those of blocks 1 to {config.depth - 1} at random" if config.depth > 1 else "")
+def start_in_words(config: TextPromptConfig, pieces: int | None = None) -> str:
+    """How the vectors begin.
+
+    Args:
+        config: `model.text.prompt`.
+        pieces: how many tokens its words have; None where no tokenizer was asked.
+    """
+    drawn, deeper = f"at random (normal, {_STD})", config.depth - 1
+    said = f"model.text.prompt: {config.length} vectors{' for each class' if config.class_specific else ''} start "
+    if config.words is None:
+        return said + drawn
+    if pieces is None:
+        said += f"as the tokens of {config.words!r}, what is left of them {drawn}"
+    elif pieces < config.length:
+        said += f"as {config.words!r} ({pieces} of them) and {drawn} ({config.length - pieces})"
+    else:
+        said += f"as {config.words!r}"
+    return said + (
+        f"; {'those of block 1' if deeper == 1 else f'those of blocks 1 to {deeper}'} {drawn}" if deeper else ""
+    )
 
 
 def _laid(vectors: Tensor, places: Tensor, x: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
     """The cost of a step under `plan`, and the FLOPs of one that trains everything.
 
     A text backbone that stands still is not part of a step, since each caption goes through it once in a run. Captions
-    count at the model's full context length, and as if no two of a batch were equal. The optimiser's own arithmetic, a few operations a parameter, does not
-    count.
+    count at the model's full context length, and as if no two of a batch were equal. The optimiser's own arithmetic, a
+    few operations a parameter, does not count.
     """
     own = count_step(meta, plan, shape)
     whole = train_everything(plan)
