@@ -228,6 +228,11 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
         other = restore(checkpoint)
     except InputError as error:  # about that run's config, not about this one
         raise InputError(f"model.pretrained: {path}: {error}") from error
+    if any(new.group == "prompt" for tower in (other.image, other.text) for new in tower.added.values()):
+        raise InputError(
+            f"model.pretrained: {path}: this run tuned prompt vectors, which are no weights of a model, and what it "
+            f"trained beside them fits no texts without; name its own base ({checkpoint.state['base']})"
+        )
     quick = bool(other.model_cfg.get("quick_gelu", False))
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
     everything = other.model.state_dict()

@@ -90,7 +90,11 @@ class Network:
         return pooled if self.pooled else tower.shared(pooled)
 
     def _text(self, captions: Sequence[str]) -> Tensor:
-        """Equal captions go through the backbone once: of labelled rows no more than there are classes (P55)."""
+        """Equal captions go through the backbone once: of labelled rows no more than there are classes (P55).
+
+        Where the backbone drops something in training, they share what is dropped; the tower's own dropout is drawn for
+        each row.
+        """
         tower = self.clip.text
         if self._text_trains:
             numbers: dict[str, int] = {}

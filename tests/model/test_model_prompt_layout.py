@@ -133,8 +133,9 @@ def test_a_class_name_that_no_longer_fits_is_refused_with_its_count(bpe: Tokeniz
         prompts.know(names, ["a photo of a {}."])
     assert str(refusal.value) == (
         "model.text.prompt.length: 2 of 3 class names no longer fit (very large red hand, large blue left hand with "
-        "two fingers): 'a photo of a large blue left hand with two fingers.' needs 14 tokens with start and end, and beside 8 vectors 8 of the 16 are left; shorten it (data.class_names, data.templates), or "
-        "write length: 2 or less"
+        "two fingers): 'a photo of a large blue left hand with two fingers.' needs 14 tokens with start and end, and "
+        "beside 8 vectors 8 of the 16 are left; shorten it (data.class_names, data.templates), or write length: 2 or "
+        "less"
     )
 
 
