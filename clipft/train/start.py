@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -50,10 +51,9 @@ def start(prepared: Prepared) -> Started:
     if device.type == "cpu":
         keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
-    rows, templates = prepared.splits.train, config.data.templates
     clip = build(config.model, config.run.seed, classes=prepared.classes)
-    if rows.captions is None and prepared.loss != "classifier":
-        clip.tokenizer.know(prepared.classes, templates)
+    if prepared.splits.train.captions is None and prepared.loss != "classifier":
+        clip.tokenizer.know(prepared.classes, config.data.templates)
     clip.model.to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     return _settle(prepared, clip, precision, scaler)
@@ -77,7 +77,7 @@ def _settle(prepared: Prepared, clip: ClipModel, precision: Precision, scaler: t
     network = Network(
         clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text
     )
-    _check_finite(network, clip, all_texts(rows, templates)[0])
+    _check_finite(network, clip, all_texts(prepared.splits.train, config.data.templates)[0])
     scale = config.model.logit_scale
     stepper = Stepper(
         network,
@@ -126,7 +126,7 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        with clip.without_prompts():  # no text reaches a classifier's loss, so its vectors would be drawn ones
+        with nullcontext() if prepared.stage.number else clip.without_prompts():  # drawn ones would say nothing
             prompts = class_embeddings(
                 clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
             )
