@@ -58,8 +58,9 @@ class ImagePrompt(nn.Module):
 def add_image_prompt(model: nn.Module, tower: Tower, config: ImagePromptConfig) -> None:
     """Put vectors into an image tower, drawn from torch's generator.
 
-    They start as VPT's: uniformly within sqrt(6 / (3 * patch height * patch width + width)), Xavier's bound for the
-    layer that makes tokens of patches (VPT, section 4.1, and its code).
+    They start as in VPT's code (models/vit_prompt/vit.py): uniformly within sqrt(6 / (3 * patch height * patch width +
+    width)), Xavier's bound for the layer that makes tokens of patches. VPT's towers have no norm before block 0; here
+    the vectors stand behind it.
 
     Raises:
         InputError: the tower is no ViT on a plain row of patches, or has not so many blocks.

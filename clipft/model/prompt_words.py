@@ -39,7 +39,7 @@ class VectorWords:
 
 
 def nearest_words(clip: ClipModel, classes: Sequence[str], most: int = 3) -> tuple[VectorWords, ...]:
-    """The words nearest to each vector before block 0, by Euclidean distance (CoOp, section 4.4, table 4).
+    """The words nearest to each vector before block 0, by Euclidean distance, as CoOp interprets its prompts.
 
     Vectors of deeper blocks stand among what blocks give, where no word is.
 

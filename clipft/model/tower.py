@@ -124,7 +124,7 @@ class Added:
 
 
 class PromptVectors(Protocol):
-    """Learnt vectors among a tower's tokens (`prompts.py`)."""
+    """Learnt vectors among a tower's tokens (`text_prompt.py`, `image_prompt.py`)."""
 
     def join(self, hidden: Hidden) -> Hidden:
         """What block 0 takes, with the vectors in it."""
