@@ -26,11 +26,11 @@ from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
 from clipft.model.names import listed
-from clipft.model.prompt_layout import PromptTokenizer
+from clipft.model.prompt_layout import PromptTokenizer, check_length
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
-from clipft.model.text_prompt import prompted, start, start_in_words
+from clipft.model.text_prompt import prompted, start_in_words, start_vectors
 from clipft.model.tokenizer import Tokenizer
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
@@ -131,7 +131,10 @@ def build_meta(config: ModelConfig, *, classes: Sequence[str] | None = None) -> 
         added += (start_in_words(config.text.prompt),)
     notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes, *added)
     said = (*resized.notes, *added)
-    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
+    meta = MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
+    if config.text.prompt is not None:
+        check_length(config.text.prompt, meta.context_length)
+    return meta
 
 
 def build(config: ModelConfig, seed: int, *, classes: Sequence[str] | None = None) -> ClipModel:
@@ -152,7 +155,7 @@ def build(config: ModelConfig, seed: int, *, classes: Sequence[str] | None = Non
     towers = _towers(model, config)
     added = add_new(model, *towers, config, seed, classes=classes)
     if config.text.prompt is not None:
-        added += (start(model, towers[1], config.text.prompt, tokenizer),)
+        added += (start_vectors(model, towers[1], config.text.prompt, tokenizer),)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
     clip.notes += (*resized.notes, *added, _preprocess_note(clip.preprocess_cfg, whose))

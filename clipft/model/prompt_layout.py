@@ -40,6 +40,21 @@ class _ClassPrompt:
     name_end: int
 
 
+def check_length(config: TextPromptConfig, context_length: int, least: int = 2) -> None:
+    """Refuse vectors that leave no room for words.
+
+    Args:
+        config: `model.text.prompt`.
+        context_length: tokens of a text.
+        least: what the shortest text needs; without a tokenizer a word and its end.
+    """
+    if config.length > context_length - least:
+        raise InputError(
+            f"{_KEY}.length: {config.length} vectors do not fit: a text of this model has {context_length} tokens, and "
+            f"the shortest needs {least}; write at most {context_length - least}"
+        )
+
+
 class PromptTokenizer(Tokenizer):
     """Texts to token numbers (N, context_length) with places for prompt vectors.
 
@@ -67,12 +82,7 @@ class PromptTokenizer(Tokenizer):
         self._known: dict[str, _ClassPrompt] = {}
         self.words = words
         self.room = words.context_length - config.length
-        least = words.count("a")
-        if self.room < least:
-            raise InputError(
-                f"{_KEY}.length: {config.length} vectors do not fit: a text of this model has {words.context_length} "
-                f"tokens, and the shortest needs {least}; write at most {words.context_length - least}"
-            )
+        check_length(config, words.context_length, words.count("a"))
         self._cut = Tokenizer(words._encoder, self.room)
         empty, one = words(["", "a"])
         self._start = int((empty == one).long().cumprod(0).sum())  # start tokens: those before the first word

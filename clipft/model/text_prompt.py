@@ -144,7 +144,7 @@ def prompted(
 
 
 @torch.no_grad()
-def start(model: nn.Module, tower: Tower, config: TextPromptConfig, tokenizer: Tokenizer) -> str:
+def start_vectors(model: nn.Module, tower: Tower, config: TextPromptConfig, tokenizer: Tokenizer) -> str:
     """Under `init: words` give the first vectors the words' embeddings, each class's alike. Returns what to say.
 
     Raises:

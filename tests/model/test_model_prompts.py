@@ -296,3 +296,10 @@ def test_a_model_without_vectors_has_no_words_to_show(base: Path) -> None:
     clip = build_clip(ModelConfig(name=f"local-dir:{base}"), 0)
     with pytest.raises(InputError, match="has no prompt vectors among words"):
         nearest_words(clip, CLASSES)
+
+
+def test_a_plan_refuses_vectors_that_leave_no_room(base: Path) -> None:
+    """Without a tokenizer all that is known of a text is that it has a word and an end."""
+    config = ModelConfig(name=f"local-dir:{base}", text={"prompt": {"length": 15}})
+    with pytest.raises(InputError, match=r"15 vectors do not fit: .* 16 tokens, and the shortest needs 2; write at"):
+        build_meta(config)
