@@ -14,6 +14,7 @@ from clipft.data.rows import Rows
 from clipft.data.sources import read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.target import Target, open_target
+from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.saved import Which
 
@@ -90,7 +91,7 @@ def look_at_sides(
             () if config is not None else ("an exported model does not bring its base: name the run for a comparison",)
         )
         return Sides(asked, first_name, None, first, (*notes, *why))
-    base = build(config.model, config.run.seed)
+    base = build(base_of(config.model), config.run.seed)
     base.model.to(device)
     return Sides(asked, base.base, look(base, asked), first, notes)
 

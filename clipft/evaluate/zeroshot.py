@@ -24,7 +24,12 @@ def class_embeddings(
     device: torch.device,
     autocast: Autocast = nullcontext,
 ) -> Tensor:
-    """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4)."""
+    """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4).
+
+    Raises:
+        InputError: beside prompt vectors a class name is too long, or has none of its own.
+    """
+    clip.tokenizer.know(classes, templates)
     prompts = list(chain.from_iterable(class_prompts(classes, templates)))
     features = encode_texts(clip, prompts, device=device, autocast=autocast)  # (C * T, D)
     return F.normalize(features.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)

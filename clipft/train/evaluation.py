@@ -49,7 +49,8 @@ class Evaluations:
 
     def measure_base(self) -> Measurement:
         """Epoch 0: the base's own figures, the first row of the table."""
-        measurement = self._measure()
+        with self.started.clip.without_prompts():  # the base has no vectors; those of now are drawn
+            measurement = self._measure()
         self.base = measurement.figures()
         self.view.table_head(self.base)
         self.view.table_row("base", None, self.base)

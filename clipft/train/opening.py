@@ -9,6 +9,7 @@ from clipft.config.load import Loaded
 from clipft.data.captions import all_texts, caption_report, example_prompts
 from clipft.data.rows import Rows
 from clipft.model.fill import RANDOM_BASE
+from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.tokenizer import Tokenizer
 from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
@@ -82,6 +83,8 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
     if started.objective.needs_text:
         rows, templates = prepared.splits.train, prepared.config.data.templates
         lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
+        if isinstance(started.clip.tokenizer, PromptTokenizer):
+            lines.append(("prompts", layouts_in_words(rows, templates, started.clip.tokenizer)))
     view.facts(lines)
     for note in started.clip.notes:
         (view.warn if note.startswith("RANDOM") else view.note)(note)
@@ -122,6 +125,12 @@ def captions_in_words(rows: Rows, templates: tuple[str, ...], tokenizer: Tokeniz
     return str(caption_report(all_texts(rows, templates), tokenizer.count, tokenizer.context_length))
 
 
+def layouts_in_words(rows: Rows, templates: tuple[str, ...], tokenizer: PromptTokenizer) -> str:
+    """What the model reads for the prompts of three classes, or for the first caption (P53)."""
+    texts = example_prompts(rows.classes, templates) if rows.captions is None else (rows.captions[0],)
+    return "\n".join(tokenizer.layout(text) for text in texts)
+
+
 def _data(prepared: Prepared) -> str:
     rows, val = prepared.splits.train, prepared.splits.val
     words = f"{len(rows):,} images"
@@ -151,6 +160,22 @@ def _short(text: str) -> str:
 
 
 def _batch(prepared: Prepared) -> str:
+    return "\n".join(words for words in (_rows(prepared), _texts(prepared)) if words)
+
+
+def _texts(prepared: Prepared) -> str:
+    """How many texts of which length go through the text tower in a step, where prompt vectors in it train (P55)."""
+    if not any(p.tower == "text" and p.group == "prompt" for p in prepared.plan.trainable):
+        return ""
+    sums, captions = prepared.arithmetic, prepared.splits.train.captions is not None
+    templates = 1 if captions else len(prepared.config.data.templates)
+    texts = min(sums.distinct * templates, sums.batch_size)
+    kind = "captions" if captions else "classes" if templates == 1 else "prompts of classes"
+    pieces = f", {sums.micro_batch_size} at a time" if sums.micro_batch_size < texts else ""
+    return f"prompt vectors: up to {texts} {kind} x {prepared.meta.context_length} tokens of text a step{pieces}"
+
+
+def _rows(prepared: Prepared) -> str:
     sums = prepared.arithmetic
     words = f"{sums.batch_size} pairs x 1 process"
     if sums.micro_batch_size < sums.batch_size:

@@ -30,6 +30,7 @@ from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, work_out
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.precision import choose_device, expected
+from clipft.train.prompting import check_prompt
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,10 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     choose_device(config.train.device)
     check_there(recipe_of(config.model).source)
     splits = read_splits(config.data, config.run.seed)
-    meta = build_meta(config.model)
+    check_prompt(config.model.text.prompt, splits.train, "data.train")
+    if splits.val is not None:
+        check_prompt(config.model.text.prompt, splits.val, "data.val")
+    meta = build_meta(config.model, classes=splits.train.classes)
     check_pooled(meta)
     found, digest = repeats(splits.train), data_sha256(splits)
     stages: list[Prepared] = []
@@ -205,18 +209,21 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
         InputError: a model, or keys for it, that `prepare` refuses too.
     """
     meta = build_meta(config.model)
-    check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    prompt = config.model.text.prompt
+    own_vectors = prompt is not None and prompt.class_specific
     classes: tuple[str, ...] = ()
-    notes = meta.resized
-    if loss == "classifier":
+    unread: tuple[str, ...] = ()
+    if loss == "classifier" or own_vectors:
         try:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
-            notes = (
-                *notes,
-                f"the classifier's size is not known, since its classes cannot be read: {error}",
-            )
+            what = "the classifier's size" if loss == "classifier" else "the number of prompt vectors"
+            unread = (f"{what} is not known, since the classes cannot be read: {error}",)
+        else:
+            meta = build_meta(config.model, classes=classes) if own_vectors else meta
+    check_pooled(meta)
+    notes = (*meta.resized, *unread)
     plan = plan_of(config, meta, loss, classes)
     if not with_cost:
         return PlanReport(meta, plan, meta.base, notes)
