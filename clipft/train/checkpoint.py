@@ -22,7 +22,7 @@ from clipft.errors import ClipftError
 from clipft.model.hashes import file_sha256
 from clipft.model.plan import Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
-from clipft.model.standstill import moving_modules
+from clipft.model.standstill import moving_buffers
 from clipft.model.tensor_file import write_tensors
 from clipft.train.randomness import PREFIX
 
@@ -54,10 +54,8 @@ def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequ
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for p in plan.trainable} | set(resized)
-    moving = {name for name, _ in moving_modules(model, plan)}
-    buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
-    return [name for name in state if name in trains or name in buffers]
+    moves = {p.name for p in plan.trainable} | set(resized) | set(moving_buffers(model, plan))
+    return [name for name in state if name in moves]
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

@@ -76,6 +76,7 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
         ("batch", _batch(prepared)),
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
+        *(("pull", pull.in_words()) for pull in prepared.pulls),
     ]
 
 

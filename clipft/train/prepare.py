@@ -27,6 +27,7 @@ from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, work_out
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.precision import choose_device, expected
+from clipft.train.regularize import Pull, settle
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Prepared:
         plan: what trains.
         repeats: how often captions and classes come again.
         arithmetic: steps, warm-up, negatives.
+        pulls: what `train.regularize` comes to under the plan.
         data_sha256: changes when a row, a caption or a class does.
     """
 
@@ -51,6 +53,7 @@ class Prepared:
     plan: Plan
     repeats: RepeatReport
     arithmetic: Arithmetic
+    pulls: tuple[Pull, ...]
     data_sha256: str
 
     @property
@@ -81,7 +84,8 @@ def prepare(config: Config) -> Prepared:
     plan = plan_of(config, meta, loss, splits.train.classes)
     found = repeats(splits.train)
     sums = work_out(config, len(splits.train), found)
-    return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits))
+    pulls = settle(config.train, plan, loss)
+    return Prepared(config, loss, splits, meta, plan, found, sums, pulls, data_sha256(splits))
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -217,11 +218,16 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
 
 
 def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) -> None:
-    """All texts that training can show, where the text backbone stands still."""
+    """All texts that training can show, where the text backbone stands still, and the base's for what pulls to it."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
-    started.stepper.network.prepare_texts(
-        all_texts(rows, templates), lambda parts, total: view.watch(parts, total, "encoding the texts once, in chunks")
-    )
+    texts = all_texts(rows, templates)
+
+    def watch(parts: Iterable[int], total: int) -> Iterable[int]:
+        return view.watch(parts, total, "encoding the texts once, in chunks")
+
+    started.stepper.network.prepare_texts(texts, watch)
+    if started.stepper.regularizer.base is not None:
+        started.stepper.regularizer.base.prepare_texts(texts, watch)
 
 
 def _open_folder(folder: RunFolder, prepared: Prepared) -> None:

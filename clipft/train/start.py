@@ -11,11 +11,13 @@ from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
+from clipft.train.base import base_tensors
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer
 from clipft.train.precision import Precision, choose_device, choose_precision
 from clipft.train.prepare import Prepared, class_weights, classifier_for
+from clipft.train.pulls import Regularizer, regularizer
 from clipft.train.step import Stepper
 
 
@@ -68,11 +70,18 @@ def start(prepared: Prepared) -> Started:
         config.train.micro_batch_size,
         (scale.min, scale.max),
         prepared.splits.train.images.__getitem__,
+        _regularizer(prepared, network),
     )
     sums = prepared.arithmetic
     schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
     torch.manual_seed(config.run.seed)  # what dropout draws from
     return Started(clip, device, precision, stepper, schedule)
+
+
+def _regularizer(prepared: Prepared, network: Network) -> Regularizer:
+    if not prepared.pulls:
+        return Regularizer()
+    return regularizer(prepared.pulls, network, network.clip, base_tensors(network.clip, prepared.plan))
 
 
 def _check_finite(network: Network, clip: ClipModel) -> None:

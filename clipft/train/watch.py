@@ -75,6 +75,7 @@ class Watch:
             epoch=facts.epoch,
             step=facts.step,
             loss=facts.result.loss,
+            **({"regularize": dict(facts.result.added)} if facts.result.added else {}),
             chance=chance,
             lr=rates,
             logit_scale=scale,
@@ -84,7 +85,8 @@ class Watch:
             wait_s=facts.waited,
             memory_bytes=memory,
         )
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory)
+        added = sum(facts.result.added.values()) if facts.result.added else None
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, added)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:

@@ -11,12 +11,17 @@ import torch
 from rich.console import Console
 
 from clipft.config.load import load_config
+from clipft.data.batches import Batch
 from clipft.model.saved import load_saved
 from clipft.report.train_view import TrainView
 from clipft.train.run import Finished, train
+from clipft.train.start import Started
 
 Write = Callable[..., Path]
 """Writes a config of a four-colour run; sections are merged over it."""
+
+Begin = Callable[..., tuple[Started, Batch]]
+"""Starts a four-colour run and makes it a batch of noise; sections are merged over its config."""
 
 
 def view() -> TrainView:
@@ -43,6 +48,13 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def gradients(started: Started, batch: Batch) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    started.stepper.optimizer.zero_grad(set_to_none=True)
+    started.stepper._backward(batch)
+    return {n: p.grad.clone() for n, p in started.clip.model.named_parameters() if p.grad is not None}
 
 
 class StoppedError(Exception):
