@@ -24,7 +24,7 @@ from clipft.model.plan import Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 from clipft.model.standstill import moving_buffers
 from clipft.model.tensor_file import write_tensors
-from clipft.train.randomness import PREFIX
+from clipft.train import average, randomness
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,29 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(next(aside for aside in map(folder.with_name, names) if not aside.exists()))
 
 
-def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A checkpoint's optimiser tensors and random states."""
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint holds for going on, beside the model's weights.
+
+    Args:
+        optimizer: the optimiser's tensors.
+        random: the random states.
+        trained: the weights that train, where the model's file holds an average of them.
+    """
+
+    optimizer: dict[str, Tensor]
+    random: dict[str, Tensor]
+    trained: dict[str, Tensor]
+
+
+def read_training_state(folder: Path) -> TrainingState:
+    """A checkpoint's optimiser tensors, random states and, under `train.ema`, weights that train."""
     tensors = load_file(folder / OPTIMIZER)
-    random = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
-    return tensors, random
+    random, trained = (
+        {name: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        for prefix in (randomness.PREFIX, average.PREFIX)
+    )
+    return TrainingState(tensors, random, trained)
 
 
 def _sync(path: Path) -> None:

@@ -51,10 +51,16 @@ class Evaluations:
         """Epoch 0: the base's own figures, the first row of the table."""
         measurement = self._measure()
         self.base = measurement.figures()
-        self.view.table_head(self.base)
+        self.table_head()
         self.view.table_row("base", None, self.base)
         self._write(measurement)
         return measurement
+
+    def table_head(self) -> None:
+        """The head of the table; it says where the rows below the base's are of an average."""
+        if self._ema:
+            self.view.say(" ema: all below the base is measured with the average of the weights")
+        self.view.table_head(self.base)
 
     def __call__(self) -> bool:
         """Measure; whether to go on."""
@@ -68,6 +74,11 @@ class Evaluations:
         if best:
             self.on_best()
         return self._go_on()
+
+    @property
+    def _ema(self) -> bool:
+        """Whether an average of the weights is measured."""
+        return self.prepared.config.train.ema is not None
 
     @property
     def _per_epoch(self) -> int:
@@ -97,18 +108,19 @@ class Evaluations:
 
     def _measure(self) -> Measurement:
         config, started = self.prepared.config, self.started
-        measurement = measure(
-            started.clip,
-            self.rows,
-            templates=config.data.templates,
-            batch_size=config.train.batch_size,
-            workers=resolve_workers(config.data.workers),
-            device=started.device,
-            autocast=lambda: started.precision.autocast(started.device),
-            loss=self._loss,
-            pooled=config.loss.features == "pooled",
-            watch=self.view.watch,
-        )
+        with started.stepper.average.in_place():
+            measurement = measure(
+                started.clip,
+                self.rows,
+                templates=config.data.templates,
+                batch_size=config.train.batch_size,
+                workers=resolve_workers(config.data.workers),
+                device=started.device,
+                autocast=lambda: started.precision.autocast(started.device),
+                loss=self._loss,
+                pooled=config.loss.features == "pooled",
+                watch=self.view.watch,
+            )
         set_modes(started.clip.model, self.prepared.plan, training=True)
         self._name_unreadable(measurement)
         return measurement
@@ -127,7 +139,8 @@ class Evaluations:
             )
 
     def _write(self, measurement: Measurement) -> None:
-        self.log.write("evaluation", stage=0, epoch=self.epoch, step=self.progress.step, **measurement.to_json())
+        facts = measurement.to_json() | ({"weights": "ema"} if self._ema else {})
+        self.log.write("evaluation", stage=0, epoch=self.epoch, step=self.progress.step, **facts)
 
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))

@@ -152,7 +152,7 @@ def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
         ready.view.note(f"{old} is damaged and its steps come again: it is now called {set_aside(old).name}")
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
     if ready.evaluations is not None:
-        ready.view.table_head(ready.evaluations.base)
+        ready.evaluations.table_head()
 
 
 def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:

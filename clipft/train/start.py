@@ -11,6 +11,7 @@ from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
+from clipft.train.average import Average
 from clipft.train.base import base_tensors
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
@@ -71,6 +72,7 @@ def start(prepared: Prepared) -> Started:
         (scale.min, scale.max),
         prepared.splits.train.images.__getitem__,
         _regularizer(prepared, network),
+        _average(prepared, clip),
     )
     sums = prepared.arithmetic
     schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
@@ -82,6 +84,13 @@ def _regularizer(prepared: Prepared, network: Network) -> Regularizer:
     if not prepared.pulls:
         return Regularizer()
     return regularizer(prepared.pulls, network, network.clip, base_tensors(network.clip, prepared.plan))
+
+
+def _average(prepared: Prepared, clip: ClipModel) -> Average:
+    ema = prepared.config.train.ema
+    if ema is None:
+        return Average()
+    return Average({p.name: clip.model.get_parameter(p.name) for p in prepared.plan.trainable}, ema.decay)
 
 
 def _check_finite(network: Network, clip: ClipModel) -> None:

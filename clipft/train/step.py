@@ -1,4 +1,4 @@
-"""One optimiser step: loss, backward, clip, update, clamp."""
+"""One optimiser step: loss, backward, clip, update, clamp, average."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from clipft.data.batches import Batch
 from clipft.errors import ClipftError
+from clipft.train.average import Average
 from clipft.train.losses import Features, Objective, Targets
 from clipft.train.network import Network
 from clipft.train.pulls import Regularizer
@@ -51,6 +52,7 @@ class Stepper:
         logit_scale_bounds: (min, max) of exp(logit_scale), held after each step.
         image_name: what to call a row's image in an error.
         regularizer: what pulls back to the base.
+        average: follows the weights.
     """
 
     network: Network
@@ -62,6 +64,7 @@ class Stepper:
     logit_scale_bounds: tuple[float, float]
     image_name: Callable[[int], str]
     regularizer: Regularizer = field(default_factory=Regularizer)
+    average: Average = field(default_factory=Average)
     _skipped_in_a_row: int = field(init=False, default=0)
 
     def __call__(self, batch: Batch) -> StepResult:
@@ -87,6 +90,8 @@ class Stepper:
         skipped = self.scaler.get_scale() < before
         self._count_skipped(skipped)
         self._hold_scale()
+        if not skipped:
+            self.average.update()
         return StepResult(loss, norm, skipped, added)
 
     def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
