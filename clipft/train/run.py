@@ -136,9 +136,10 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         view.log_to(folder.path / "log.txt")
     resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
     progress = Progress()
-    log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
+    path = folder.path if write else None
+    log = MetricsLog(path, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
-    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
+    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log, path)
     frozen = frozen_hashes(started.clip.model, prepared.plan)
     keeper = Keeper(folder.path, prepared, started, progress, evaluations, frozen)
     view.facts([("disk", disk_in_words(keeper, prepared))])
