@@ -94,20 +94,24 @@ def freeze_report(
     loaded = load_config(config, overrides or (), need_data=False)
 
     import json
+    from dataclasses import asdict
 
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report
+    from clipft.report.strategy_view import print_strategy, strategy_lines
     from clipft.train.prepare import report_plan
 
     with loaded.places():
         report = report_plan(loaded.config, with_cost=as_json or not every)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1))
+        strategy = [asdict(line) for line in strategy_lines(loaded.strategy, loaded.config)]
+        typer.echo(json.dumps({**report.to_json(), "strategy": strategy}, indent=1))
         return
     console = result()
     if every:
         print_every_parameter(report.plan, console)
         return
+    print_strategy(loaded, console)
     print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name, cost=report.cost)
     for note in (*loaded.notes, *report.notes):
         console.print(f" note     {note}", markup=False, highlight=False)

@@ -21,6 +21,7 @@ from clipft.config.additions_schema import (
 )
 from clipft.config.forgetting_schema import EmaConfig, Regularize
 from clipft.config.source_schema import Source, SourceOrFraction
+from clipft.config.strategy_schema import Strategies
 from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
@@ -376,6 +377,9 @@ class RunConfig(Section):
 class Config(Section):
     """One fine-tuning run."""
 
+    strategy: Strategies = ()
+    """Defaults for the keys below, by name: full, freeze_image, freeze_text, heads, last_layers, prompt, lora, adapter,
+    differential_lr, logit_scale, linear_probe; several in a list. Keys that are written win."""
     model: ModelConfig
     data: DataConfig
     loss: LossConfig = LossConfig()

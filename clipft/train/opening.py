@@ -12,6 +12,7 @@ from clipft.model.fill import RANDOM_BASE
 from clipft.model.tokenizer import Tokenizer
 from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
+from clipft.report.strategy_view import print_strategy
 from clipft.report.train_view import TrainView
 from clipft.train import arithmetic
 from clipft.train.keeper import Keeper
@@ -25,6 +26,7 @@ def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[
     """Say where the run goes, what will train, on what, for how long; then what is odd about it."""
     for note in notes:
         view.note(note)
+    view.show(lambda console: print_strategy(loaded, console))
     optimizer, base = prepared.config.optim.name, prepared.meta.base
     view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
     view.facts(reckoning(prepared))
