@@ -66,6 +66,11 @@ def _settle(one: RegularizeConfig, plan: Plan, loss: str) -> Pull:
     if one.type == "l2sp":
         return _of_weights(one.weight, plan)
     trains = {p.tower for p in plan.trainable}
+    if one.towers != "image" and any(p.tower == "text" and p.group == "prompt" for p in plan.parameters):
+        raise InputError(
+            f"train.regularize: {one.type} asks for the base's text features, and past model.text.prompt these are not "
+            "built yet; write feature_distill with towers: image"
+        )
     if one.type == "zero_shot_distill":
         if loss == "classifier":
             raise InputError(

@@ -1,6 +1,7 @@
 """`train.regularize`: its formulas, its gradients, the base's features, and what it refuses."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from train_runs import Begin, Write, go, gradients, lines, said, same, stop_after, view, weights
 
-from clipft.config.schema import Config
+from clipft.config.load import load_config
+from clipft.config.schema import Config, TrainConfig
 from clipft.errors import InputError
 from clipft.model.build import build
 from clipft.train.base import BaseFeatures
 from clipft.train.losses import Features
+from clipft.train.prepare import prepare
 from clipft.train.pulls import feature_distance, pull_weights, zero_shot_divergence
+from clipft.train.regularize import settle
 from clipft.train.start import Started
 from clipft.train.step import caption_numbers
 
@@ -257,6 +261,19 @@ def test_a_pull_on_nothing_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         begin(train={"regularize": one}, **sections)
+
+
+def test_prompts_in_the_text_tower_are_refused_where_its_base_is_asked_for(write: Write) -> None:
+    """Until the base's pass knows how to go past them."""
+    plan = prepare(load_config(write()).config).plan
+    vectors = replace(plan.trainable[0], name="prompt", tower="text", group="prompt")
+    prompted = replace(plan, parameters=(*plan.parameters, vectors))
+    for one in (ALL[1], ALL[2], {**ALL[1], "towers": "text"}):
+        with pytest.raises(InputError, match=r"past model\.text\.prompt these are not built yet"):
+            settle(TrainConfig.model_validate({"regularize": one}), prompted, "contrastive")
+    for one in (ALL[0], {**ALL[1], "towers": "image"}):
+        (pull,) = settle(TrainConfig.model_validate({"regularize": one}), prompted, "contrastive")
+        assert all(p.name != "prompt" for p in pull.holds)
 
 
 def test_both_takes_what_trains_and_is_looked_at(begin: Begin) -> None:
