@@ -46,6 +46,12 @@ class Average:
         """The averages in the model, and its own weights again afterwards."""
         return in_place(self._pairs)
 
+    def adopt(self) -> None:
+        """Give the averages to the weights themselves."""
+        with torch.no_grad():
+            for parameter, mean in self._pairs:
+                parameter.copy_(mean)
+
     def state(self) -> dict[str, Tensor]:
         """The weights themselves, for a checkpoint whose model file holds the averages."""
         pairs = zip(self._names, self._pairs, strict=True)

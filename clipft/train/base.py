@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,15 +18,31 @@ from clipft.train.losses import Features
 from clipft.train.network import Network, Watch
 
 
-def base_tensors(clip: ClipModel, plan: Plan) -> dict[str, Tensor]:
-    """Copies of what `plan` moves in the towers: parameters that train and buffers that move, by full name.
+@dataclass(frozen=True)
+class Base:
+    """What of its base a run needs beside the model that trains.
+
+    Args:
+        tensors: of what moves in the towers in any stage, by full name.
+        scale: exp(logit_scale).
+    """
+
+    tensors: Mapping[str, Tensor]
+    scale: float
+
+
+def base_of(clip: ClipModel, plans: Iterable[Plan]) -> Base:
+    """Copies of what the plans of a run move in the towers: parameters that train and buffers that move.
 
     To be taken before the first step and before a checkpoint is laid over the base, so that a resumed run has the same.
     LoRA and adapters begin as the identity: with these copies of theirs the model is its base.
     """
     state = clip.model.state_dict()
-    trains = [p.name for p in plan.trainable if p.tower in ("image", "text")]
-    return {name: state[name].detach().clone() for name in (*trains, *moving_buffers(clip.model, plan))}
+    names: dict[str, None] = {}
+    for plan in plans:
+        names |= dict.fromkeys(p.name for p in plan.trainable if p.tower in ("image", "text"))
+        names |= dict.fromkeys(moving_buffers(clip.model, plan))
+    return Base({name: state[name].detach().clone() for name in names}, clip.scale)
 
 
 class BaseFeatures:
@@ -33,15 +50,15 @@ class BaseFeatures:
 
     Args:
         network: of the model that trains.
-        tensors: what `base_tensors` took; all the rest of the model is the base's own, since it stands still.
+        base: its tensors of all that moves; the rest of the model is the base's own, since it stands still.
         towers: image, text or both: the features that are asked for.
     """
 
-    def __init__(self, network: Network, tensors: Mapping[str, Tensor], towers: Iterable[str]) -> None:
+    def __init__(self, network: Network, base: Base, towers: Iterable[str]) -> None:
         self.network = network
         self.towers = frozenset(towers)
         state = {**dict(network.clip.model.named_parameters()), **dict(network.clip.model.named_buffers())}
-        self._pairs = [(state[name], tensor) for name, tensor in tensors.items()]
+        self._pairs = [(state[name], tensor) for name, tensor in base.tensors.items()]
         self._texts: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, captions: Sequence[str], rows_at_once: int) -> Features:

@@ -5,15 +5,14 @@ Titles of the sources: `clipft.config.forgetting_schema`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipft.model.build import ClipModel
-from clipft.train.base import BaseFeatures
+from clipft.train.base import Base, BaseFeatures
 from clipft.train.losses import Features, Targets
 from clipft.train.network import Network
 from clipft.train.regularize import Pull
@@ -118,20 +117,19 @@ class Regularizer:
         return {"l2sp": pull_weights(self.pairs, weight)} if weight else {}
 
 
-def regularizer(pulls: tuple[Pull, ...], network: Network, clip: ClipModel, base: Mapping[str, Tensor]) -> Regularizer:
-    """The pulls bound to a model that has not taken a step.
+def regularizer(pulls: tuple[Pull, ...], network: Network, base: Base) -> Regularizer:
+    """The pulls bound to a model.
 
     Args:
         pulls: settled against the plan.
         network: gives features.
-        clip: its model.
-        base: what `base_tensors` took.
+        base: of the run.
     """
     towers = {tower for pull in pulls for tower in pull.towers}
     names = dict.fromkeys(p.name for pull in pulls for p in pull.holds)
     return Regularizer(
         pulls,
         BaseFeatures(network, base, towers) if towers else None,
-        clip.scale,
-        [(clip.model.get_parameter(name), base[name]) for name in names],
+        base.scale,
+        [(network.clip.model.get_parameter(name), base.tensors[name]) for name in names],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clipft.config.forgetting_schema import RegularizeConfig, regularizers
@@ -48,18 +49,27 @@ class Pull:
         return f"{self.type} {self.weight:g} x {measure} the base's {of}, {' and '.join(self.towers)} (encoded: {cost})"
 
 
-def settle(config: TrainConfig, plan: Plan, loss: str) -> tuple[Pull, ...]:
-    """The pulls of a run.
+def settle(config: TrainConfig, stages: Sequence[tuple[Plan, str]]) -> list[tuple[Pull, ...]]:
+    """The pulls of each stage of a run; one that would hold nothing in a stage sits it out.
 
     Args:
         config: the section.
-        plan: what trains.
-        loss: contrastive, siglip or classifier.
+        stages: of each its plan and its loss (contrastive, siglip or classifier).
 
     Raises:
-        InputError: one would hold nothing, or what the loss does not look at.
+        InputError: one would hold nothing in any stage, or what the loss does not look at.
     """
-    return tuple(_settle(one, plan, loss) for one in regularizers(config.regularize))
+    found: list[list[Pull]] = [[] for _ in stages]
+    for one in regularizers(config.regularize):
+        refused: list[InputError] = []
+        for pulls, (plan, loss) in zip(found, stages, strict=True):
+            try:
+                pulls.append(_settle(one, plan, loss))
+            except InputError as error:
+                refused.append(error)
+        if len(refused) == len(stages):
+            raise refused[0]
+    return [tuple(pulls) for pulls in found]
 
 
 def _settle(one: RegularizeConfig, plan: Plan, loss: str) -> Pull:

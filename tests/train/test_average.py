@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_runs import Begin, Write, go, lines, said, same, stop_after, view, weights
+from train_runs import Begin, Write, go, lines, said, same, stop_after, view, weights, with_stages
 
 from clipft.data.sources import read_splits
 from clipft.evaluate.measure import measure
@@ -112,3 +112,19 @@ def test_without_it_nothing_of_it_is_written(write: Write) -> None:
     assert load_saved(run).state["ema"] is None
     assert "weights" not in lines(run, "evaluation")[-1]
     assert not any(name.startswith("trained/") for name in load_file(next(run.glob("checkpoints/step-*")) / OPTIMIZER))
+
+
+def test_a_stage_begins_with_the_average_of_the_one_before(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a run from its checkpoint does; and when it was stopped between the two."""
+    ema = {"ema": {"decay": 0.9}}
+    heads = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
+    stages = ({"epochs": 2}, {"epochs": 1, "model": heads, "reset_optimizer": True})
+    both = go(with_stages(write("both", train=ema), *stages))
+    first = go(write("first", train={**ema, "epochs": 2}))
+    base = {"pretrained": str(first.folder), **heads}
+    second = go(write("second", model=base, train={**ema, "epochs": 1, "first_epoch": 2}))
+    a, b = weights(both.folder), weights(second.folder)
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-6
+    path = with_stages(write("stopped", train=ema), *stages)
+    stop_after(2, path, monkeypatch)
+    assert same(a, weights(go(path).folder))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from train_runs import Begin, Write, go, gradients, lines, said, same, stop_after, view, weights
+from train_runs import Begin, Write, go, gradients, lines, said, same, stop_after, view, weights, with_stages
 
 from clipft.config.load import load_config
 from clipft.config.schema import Config, TrainConfig
@@ -270,9 +270,9 @@ def test_prompts_in_the_text_tower_are_refused_where_its_base_is_asked_for(write
     prompted = replace(plan, parameters=(*plan.parameters, vectors))
     for one in (ALL[1], ALL[2], {**ALL[1], "towers": "text"}):
         with pytest.raises(InputError, match=r"past model\.text\.prompt these are not built yet"):
-            settle(TrainConfig.model_validate({"regularize": one}), prompted, "contrastive")
+            settle(TrainConfig.model_validate({"regularize": one}), [(prompted, "contrastive")])
     for one in (ALL[0], {**ALL[1], "towers": "image"}):
-        (pull,) = settle(TrainConfig.model_validate({"regularize": one}), prompted, "contrastive")
+        ((pull,),) = settle(TrainConfig.model_validate({"regularize": one}), [(prompted, "contrastive")])
         assert all(p.name != "prompt" for p in pull.holds)
 
 
@@ -291,3 +291,29 @@ def test_base_tensors_are_the_towers_alone(begin: Begin) -> None:
     held = {names[tensor] for tensor, _ in base._pairs if tensor in names}
     assert "visual.proj" in held
     assert not held & {"logit_scale", "classifier.weight"}
+
+
+def test_all_stages_are_held_to_the_base(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P62: not to where a stage began; a run that goes on in its second stage is the straight one to the bit."""
+    stages = ({"epochs": 1}, {"epochs": 2, "model": {"image": {"freeze_layers": 1}}})
+    settings: dict[str, Any] = {"train": {"regularize": ALL}}
+    straight = go(with_stages(write("straight", **settings), *stages))
+    path = with_stages(write("stopped", **settings), *stages)
+    stop_after(2, path, monkeypatch)
+    resumed = go(path)
+    assert same(weights(straight.folder), weights(resumed.folder))
+    ours, theirs = ([x["regularize"] for x in lines(f.folder, "step")] for f in (resumed, straight))
+    assert ours == theirs
+    assert ours[0]["l2sp"] == 0.0 < ours[4]["l2sp"]  # the second stage begins with step 5
+    assert ours[4]["feature_distill"] > 0.5 * ours[3]["feature_distill"] > 0
+
+
+def test_a_pull_sits_out_the_stage_in_which_it_holds_nothing(write: Write) -> None:
+    """A head first, then everything near the base."""
+    still = {"freeze_backbone": True, "projection": "freeze"}
+    head = {"epochs": 1, "model": {"image": still}}
+    path = with_stages(write(loss={"type": "classifier"}, train={"regularize": ALL[0]}), head, {"epochs": 1})
+    steps = lines(go(path).folder, "step")
+    assert ["regularize" in step for step in steps] == [False] * 4 + [True] * 4
+    with pytest.raises(InputError, match=r"none of them trains here \(only classifier"):
+        go(with_stages(write("no", loss={"type": "classifier"}, train={"regularize": ALL[0]}), head, head))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from clipft.config.load import load_config
@@ -55,6 +56,13 @@ def gradients(started: Started, batch: Batch) -> dict[str, torch.Tensor]:
     started.stepper.optimizer.zero_grad(set_to_none=True)
     started.stepper._backward(batch)
     return {n: p.grad.clone() for n, p in started.clip.model.named_parameters() if p.grad is not None}
+
+
+def with_stages(path: Path, *stages: dict[str, object]) -> Path:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["train"].pop("epochs")
+    path.write_text(yaml.safe_dump({**config, "stages": list(stages)}), encoding="utf-8")
+    return path
 
 
 class StoppedError(Exception):
