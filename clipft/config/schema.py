@@ -19,6 +19,7 @@ from clipft.config.additions_schema import (
     LoraConfig,
     TextPromptConfig,
 )
+from clipft.config.forgetting_schema import EmaConfig, Regularize
 from clipft.config.loss_schema import LossConfig
 from clipft.config.optim_schema import OptimConfig
 from clipft.config.source_schema import Source, SourceOrFraction
@@ -236,6 +237,10 @@ class TrainConfig(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     early_stop: EarlyStopConfig | None = None
     """End when a metric no longer improves."""
+    regularize: Regularize | None = None
+    """A pull back to the base, or a list of several; null has none."""
+    ema: EmaConfig | None = None
+    """An average of the weights, which is what is measured and saved; null takes the weights themselves."""
 
     @model_validator(mode="after")
     def _micro_fits(self) -> TrainConfig:

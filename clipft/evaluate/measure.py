@@ -20,6 +20,7 @@ from clipft.errors import InputError
 from clipft.evaluate.features import Autocast, encode_images
 from clipft.evaluate.parts import Encode, Part, Seen, parts_of, see
 from clipft.evaluate.retrieval import AT
+from clipft.evaluate.similarity import similarities
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -46,6 +47,8 @@ class Measurement:
             choose from (`classes`, `captions`), and how many of the classes have rows (`classes_measured`).
         prompts: up to three finished prompts.
         faults: the images that could not be read.
+        similarity: `image_similarity` and `text_similarity`, between -1 and 1: how alike different things are to the
+            model; near 1 it has collapsed.
     """
 
     data: str
@@ -54,6 +57,7 @@ class Measurement:
     counts: dict[str, int]
     prompts: tuple[str, ...]
     faults: tuple[RowFault, ...]
+    similarity: dict[str, float]
 
     def figures(self) -> dict[str, float]:
         """Metrics and losses together."""
@@ -65,6 +69,7 @@ class Measurement:
             "data": self.data,
             "metrics": self.metrics,
             "loss": self.losses,
+            "similarity": self.similarity,
             "counts": self.counts,
             "prompts": list(self.prompts),
             "unreadable": [str(fault) for fault in self.faults],
@@ -162,6 +167,7 @@ def measure(
         counts=counts | {name: count for part in parts for name, count in part.counts.items()},
         prompts=tuple(prompt for part in parts for prompt in part.prompts),
         faults=seen.faults,
+        similarity=similarities(parts[-1], seen.image_of),
     )
 
 

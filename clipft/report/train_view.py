@@ -39,6 +39,7 @@ class Pulse:
         scale: exp(logit_scale), or None where it plays no part.
         waited: share of the time spent waiting for data, 0 to 1.
         memory: bytes the process (on a GPU: the device) has used at most.
+        added: what `train.regularize` added to the loss; None where it is not asked for.
     """
 
     loss: float
@@ -46,6 +47,7 @@ class Pulse:
     rates: Mapping[str, float]
     scale: float | None
     memory: int
+    added: float | None = None
 
 
 @dataclass
@@ -162,7 +164,8 @@ class TrainView:
         return Group(bar, Text(f" {_rates_in_words(pulse.rates)}"), Text(f" {self._words(pulse, rates=False)}"))
 
     def _words(self, pulse: Pulse, *, rates: bool = True) -> str:
-        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})"]
+        added = "" if pulse.added is None else f" + {pulse.added:.2g}"
+        words = [f"loss {pulse.loss:.2f}{added} (chance {pulse.chance:.2f})"]
         words += [_rates_in_words(pulse.rates)] if rates else []
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")

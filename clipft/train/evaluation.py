@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
 from clipft.config.schema import Config
 from clipft.data.batches import resolve_workers
 from clipft.data.rows import Rows
-from clipft.errors import InputError
+from clipft.errors import ClipftError, InputError
 from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
 from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
+from clipft.train.checkpoint import committed
+from clipft.train.health import collapsed, end_of_collapse, may_pass
 from clipft.train.loop import Best, Progress
 from clipft.train.losses import Features, Targets
 from clipft.train.metrics_log import MetricsLog
@@ -28,8 +31,10 @@ class Evaluations:
 
     Args:
         rows: the validation rows.
+        run: the run's folder; None in a rehearsal.
         on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
+        base_similarity: how alike different things are to the base.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
     """
@@ -40,26 +45,40 @@ class Evaluations:
     rows: Rows
     view: TrainView
     log: MetricsLog
+    run: Path | None = None
     base: dict[str, float] = field(default_factory=dict)
+    base_similarity: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     on_best: Callable[[], None] = lambda: None
     _latest_step: int = field(init=False, default=0)
     _named: set[str] = field(init=False, default_factory=set)
+    _warned: bool = field(init=False, default=False)
 
     def measure_base(self) -> Measurement:
         """Epoch 0: the base's own figures, the first row of the table."""
         with self.started.clip.without_prompts():  # the base has no vectors; those of now are drawn
             measurement = self._measure()
-        self.base = measurement.figures()
-        self.view.table_head(self.base)
+        self.base, self.base_similarity = measurement.figures(), measurement.similarity
+        self.table_head()
         self.view.table_row("base", None, self.base)
         self._write(measurement)
         return measurement
 
+    def table_head(self) -> None:
+        """The head of the table; it says where the rows below the base's are of an average."""
+        if self._ema:
+            self.view.say(" ema: all below the base is measured with the average of the weights")
+        self.view.table_head(self.base)
+
     def __call__(self) -> bool:
-        """Measure; whether to go on."""
+        """Measure; whether to go on.
+
+        Raises:
+            ClipftError: the embeddings have collapsed; nothing of now is saved.
+        """
         measurement = self._measure()
+        self._check_collapse(measurement)
         self.take(measurement.figures(), self.progress.step)
         best = self._note_best()
         losses = self.progress.epoch_losses
@@ -69,6 +88,11 @@ class Evaluations:
         if best:
             self.on_best()
         return self._go_on()
+
+    @property
+    def _ema(self) -> bool:
+        """Whether an average of the weights is measured."""
+        return self.prepared.config.train.ema is not None
 
     @property
     def _per_epoch(self) -> int:
@@ -102,21 +126,36 @@ class Evaluations:
 
     def _measure(self) -> Measurement:
         config, started = self.prepared.config, self.started
-        measurement = measure(
-            started.clip,
-            self.rows,
-            templates=config.data.templates,
-            batch_size=config.train.batch_size,
-            workers=resolve_workers(config.data.workers),
-            device=started.device,
-            autocast=lambda: started.precision.autocast(started.device),
-            loss=self._loss,
-            pooled=config.loss.features == "pooled",
-            watch=self.view.watch,
-        )
+        with started.stepper.average.in_place():
+            measurement = measure(
+                started.clip,
+                self.rows,
+                templates=config.data.templates,
+                batch_size=config.train.batch_size,
+                workers=resolve_workers(config.data.workers),
+                device=started.device,
+                autocast=lambda: started.precision.autocast(started.device),
+                loss=self._loss,
+                pooled=config.loss.features == "pooled",
+                watch=self.view.watch,
+            )
         set_modes(started.clip.model, self.prepared.plan, training=True)
         self._name_unreadable(measurement)
         return measurement
+
+    def _check_collapse(self, measurement: Measurement) -> None:
+        what = collapsed(self.base_similarity, measurement.similarity)
+        if what is None:
+            return
+        if self.started.clip.random:
+            if not self._warned:
+                self.view.warn(may_pass(what))
+            self._warned = True
+            return
+        self._write(measurement)
+        sound = [kept for kept in committed(self.run) if kept.step <= self._latest_step] if self.run else []
+        rates = sorted({group["peak"] for group in self.started.stepper.optimizer.param_groups}, reverse=True)
+        raise ClipftError(end_of_collapse(what, rates, sound[-1] if sound else None))
 
     def _name_unreadable(self, measurement: Measurement) -> None:
         """Name each unreadable validation image once; too many of them end the run (P3)."""
@@ -132,8 +171,8 @@ class Evaluations:
             )
 
     def _write(self, measurement: Measurement) -> None:
-        stage, epoch = self.prepared.stage.number, self.epoch
-        self.log.write("evaluation", stage=stage, epoch=epoch, step=self.progress.step, **measurement.to_json())
+        stage, facts = self.prepared.stage.number, measurement.to_json() | ({"weights": "ema"} if self._ema else {})
+        self.log.write("evaluation", stage=stage, epoch=self.epoch, step=self.progress.step, **facts)
 
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))

@@ -82,6 +82,11 @@ class Network:
             text = self._text(captions) if self.needs_text else None
         return Features(normalise(image), None if text is None else normalise(text))
 
+    def image_features(self, images: Tensor) -> Tensor:
+        """L2-normalised float32 features of images (B, 3, H, W) alone."""
+        with self.autocast():
+            return normalise(self._image(images))
+
     def _image(self, images: Tensor) -> Tensor:
         tower = self.clip.image
         with torch.set_grad_enabled(self._image_trains and torch.is_grad_enabled()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipft.config.forgetting_schema import EmaConfig
 from clipft.config.load import Loaded
 from clipft.data.captions import all_texts, caption_report, example_prompts
 from clipft.data.rows import Rows
@@ -117,6 +118,8 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
         ("batch", _batch(prepared)),
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
+        *(("pull", pull.in_words()) for pull in prepared.pulls),
+        *([("ema", _average(prepared.config.train.ema))] if prepared.config.train.ema else []),
     ]
 
 
@@ -197,3 +200,10 @@ def _steps(prepared: Prepared) -> str:
     tail = f" ({left} rows sit out each epoch, others each time)" if left else ""
     fall = f"{optim.schedule} to {optim.min_lr:g}" if optim.schedule != "constant" else "constant"
     return f"{sums.steps_per_epoch} an epoch x {sums.epochs} = {sums.steps} · warm-up {sums.warmup} · {fall}{tail}"
+
+
+def _average(ema: EmaConfig) -> str:
+    return (
+        f"measured and saved is an average of the weights, decay {ema.decay:g} ((1 + t) / (10 + t) at step t while "
+        "that is less); training goes on from the weights themselves, which a checkpoint holds beside it"
+    )

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from clipft.train.arithmetic import Arithmetic, work_out
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.precision import choose_device, expected
 from clipft.train.prompting import check_prompt
+from clipft.train.regularize import Pull, settle
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Prepared:
         arithmetic: steps, warm-up, negatives.
         data_sha256: changes when a row, a caption or a class does.
         stage: which span of the run this is.
+        pulls: what `train.regularize` comes to under the plan.
+        all_plans: those of all stages of the run.
     """
 
     config: Config
@@ -79,6 +82,8 @@ class Prepared:
     arithmetic: Arithmetic
     data_sha256: str
     stage: Stage
+    pulls: tuple[Pull, ...] = ()
+    all_plans: tuple[Plan, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,7 +119,9 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
             plan = plan_of(own, meta, loss, splits.train.classes)
             sums = work_out(own, len(splits.train), found)
         stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, _stage(config, number, sums)))
-    return tuple(stages)
+    plans = tuple(stage.plan for stage in stages)
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages])
+    return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -157,9 +157,10 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         view.log_to(folder.path / "log.txt")
     resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
     progress = Progress()
-    log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
+    path = folder.path if write else None
+    log = MetricsLog(path, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
-    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
+    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log, path)
     keeper = Keeper(folder.path, stages[: number + 1], started, progress, evaluations)
     view.facts([("disk", disk_in_words(keeper, prepared))])
     return Ready(prepared, stages[number + 1 :], started, progress, view, log, evaluations, keeper)
@@ -180,7 +181,7 @@ def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
         ready.view.note(f"{old} is damaged and its steps come again: it is now called {set_aside(old).name}")
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
     if ready.evaluations is not None:
-        ready.view.table_head(ready.evaluations.base)
+        ready.evaluations.table_head()
 
 
 def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
@@ -248,11 +249,16 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
 
 
 def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) -> None:
-    """All texts that training can show, where the text backbone stands still."""
+    """All texts that training can show, where the text backbone stands still, and the base's for what pulls to it."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
-    started.stepper.network.prepare_texts(
-        all_texts(rows, templates), lambda parts, total: view.watch(parts, total, "encoding the texts once, in chunks")
-    )
+    texts = all_texts(rows, templates)
+
+    def watch(parts: Iterable[int], total: int) -> Iterable[int]:
+        return view.watch(parts, total, "encoding the texts once, in chunks")
+
+    started.stepper.network.prepare_texts(texts, watch)
+    if started.stepper.regularizer.base is not None:
+        started.stepper.regularizer.base.prepare_texts(texts, watch)
 
 
 def _open_folder(folder: RunFolder, config: Config, stages: Sequence[Prepared]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from clipft.model.plan import NEW
 from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
 from clipft.train.arithmetic import not_learning, scale_in_words
@@ -75,6 +76,7 @@ class Watch:
             epoch=facts.epoch,
             step=facts.step,
             loss=facts.result.loss,
+            **({"regularize": dict(facts.result.added)} if facts.result.added else {}),
             chance=chance,
             lr=rates,
             logit_scale=scale,
@@ -84,7 +86,8 @@ class Watch:
             wait_s=facts.waited,
             memory_bytes=memory,
         )
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory)
+        added = sum(facts.result.added.values()) if facts.result.added else None
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, added)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
@@ -112,11 +115,11 @@ class Watch:
 
 
 def peak_rates(prepared: Prepared) -> dict[str, float]:
-    """The highest peak rate of each part that trains: image, text (their backbones), heads."""
-    peaks = dict.fromkeys(("image", "text", "heads"), 0.0)
+    """The highest peak rate of each part that trains: image, text (their backbones), new parameters, heads."""
+    peaks = dict.fromkeys(("image", "text", "new", "heads"), 0.0)
     for parameter in prepared.plan.trainable:
-        backbone = parameter.group not in ("projection", "classifier", "logit_scale", "logit_bias")
-        part = parameter.tower if backbone else "heads"
+        heads = parameter.group in ("projection", "classifier", "logit_scale", "logit_bias")
+        part = "new" if parameter.group in NEW else "heads" if heads else parameter.tower
         assert parameter.lr is not None  # what trains has a rate
         peaks[part] = max(peaks[part], parameter.lr)
     return {part: peak for part, peak in peaks.items() if peak}
