@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import reduce
 
 from clipft.config.mistakes import show
-from clipft.config.source_schema import SOURCES
+from clipft.config.source_schema import SOURCE_PLACES, SOURCES
 from clipft.config.yaml_nodes import MAX_DEPTH, Node, UnreadableError, read_yaml
 from clipft.errors import Problem
 
@@ -46,7 +46,7 @@ def lay_over(tree: Node, changes: Node) -> tuple[Node, tuple[str, ...]]:
         path = ("model", tower)
         if written := _section(changes, path).keys() & set(FREEZE_KEYS):
             tree = _clear(tree, path, set(FREEZE_KEYS) - written, written, notes)
-    for path in (("data", "train"), ("data", "val")):
+    for path in SOURCE_PLACES:
         kind, old = _section(changes, path).keys() & set(SOURCES), _section(tree, path).keys()
         if kind and not kind & old and old & set(SOURCES):
             tree = _clear(tree, path, old, kind, notes)

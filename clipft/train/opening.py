@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipft.config.load import Loaded
+from clipft.config.schema import Config
 from clipft.data.captions import all_texts, caption_report, example_prompts
+from clipft.data.names import counted, some
 from clipft.data.rows import Rows
+from clipft.data.shots import shots_in_words
+from clipft.data.sources import keep_overlap
 from clipft.model.fill import RANDOM_BASE
 from clipft.model.tokenizer import Tokenizer
 from clipft.report.amounts import in_bytes
@@ -30,6 +34,10 @@ def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[
     for note in (*loaded.notes, *prepared.splits.notes):
         view.note(note)
     for warning in prepared.splits.warnings:
+        view.warn(warning)
+    for note in () if prepared.keep is None else prepared.keep.notes:
+        view.note(note)
+    for warning in () if prepared.keep is None else keep_overlap(prepared.splits.train, prepared.keep):
         view.warn(warning)
     pretrained = prepared.meta.base != RANDOM_BASE
     for warning in arithmetic.warnings(
@@ -73,6 +81,7 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     """Headed lines: what the rows are, what a batch holds, how many steps, at which rates."""
     return [
         ("data", _data(prepared)),
+        *([] if prepared.keep is None else [("keep", _keep(prepared.keep, prepared.config))]),
         ("batch", _batch(prepared)),
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
@@ -88,10 +97,22 @@ def _data(prepared: Prepared) -> str:
     rows, val = prepared.splits.train, prepared.splits.val
     words = f"{len(rows):,} images"
     if rows.labels is not None:
-        counts = rows.class_counts()
-        words += f" in {len(rows.classes)} classes ({counts.min()} to {counts.max()} each)"
+        counts = [n for name, n in zip(rows.classes, rows.class_counts(), strict=True) if name not in rows.novel]
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        words += f" in {len(counts)} classes ({each} each)"
+    if prepared.config.data.draw is not None:
+        words += f" · {shots_in_words(prepared.config.data.draw)}"
     words += f" · val {len(val):,}" if val is not None else " · val none: nothing will be measured"
-    return "\n".join([words, *_shown(prepared)])
+    novel = [f"novel classes, in val alone: {some(rows.novel)}"] if rows.novel else []
+    return "\n".join([words, *novel, *_shown(prepared)])
+
+
+def _keep(keep: Rows, config: Config) -> str:
+    """What is watched for forgetting, and with which prompts (P62)."""
+    words = f"{keep.name}: {counted(len(keep), 'row')}, watched for what is forgotten"
+    templates = config.evaluate.keep_templates or config.data.templates
+    shown = () if keep.labels is None else example_prompts(keep.classes, templates, count=2)
+    return "\n".join([words, *(f"prompt: {prompt!r}" for prompt in shown)])
 
 
 def _shown(prepared: Prepared) -> list[str]:

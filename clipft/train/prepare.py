@@ -15,7 +15,8 @@ from torch import Tensor
 from clipft.config.schema import Config, LossConfig
 from clipft.data.captions import RepeatReport, repeats
 from clipft.data.rows import Rows
-from clipft.data.sources import Splits, read_source, read_splits
+from clipft.data.shots import shots_in_words
+from clipft.data.sources import Splits, read_keep, read_source, read_splits
 from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.classifier import Classifier
@@ -42,6 +43,7 @@ class Prepared:
         repeats: how often captions and classes come again.
         arithmetic: steps, warm-up, negatives.
         data_sha256: changes when a row, a caption or a class does.
+        keep: rows to watch for forgetting; None watches none.
     """
 
     config: Config
@@ -52,6 +54,7 @@ class Prepared:
     repeats: RepeatReport
     arithmetic: Arithmetic
     data_sha256: str
+    keep: Rows | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -68,7 +71,8 @@ def prepare(config: Config) -> Prepared:
     refuse_many_processes()
     choose_device(config.train.device)
     check_there(recipe_of(config.model).source)
-    splits = read_splits(config.data, config.run.seed)
+    splits = read_splits(config.data, config.run.seed, config.evaluate.novel_classes)
+    keep = None if config.evaluate.keep is None else read_keep(config.evaluate.keep, config.data)
     meta = build_meta(config.model)
     check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
@@ -81,7 +85,7 @@ def prepare(config: Config) -> Prepared:
     plan = plan_of(config, meta, loss, splits.train.classes)
     found = repeats(splits.train)
     sums = work_out(config, len(splits.train), found)
-    return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits))
+    return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits, keep), keep)
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
@@ -135,7 +139,7 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     classes: tuple[str, ...] = ()
-    notes = meta.resized
+    notes = (*meta.resized, *_data_notes(config))
     if loss == "classifier":
         try:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
@@ -150,6 +154,12 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     shape = step_shape(config, loss)
     cost = step_cost(meta, plan, shape)
     return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
+
+
+def _data_notes(config: Config) -> tuple[str, ...]:
+    """What of the data section bears on a plan, without reading a row."""
+    shots = config.data.draw
+    return () if shots is None else (f"data.shots: {shots_in_words(shots)}",)
 
 
 def step_shape(config: Config, loss: str) -> StepShape:
@@ -234,10 +244,10 @@ def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
     return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
 
 
-def data_sha256(splits: Splits) -> str:
+def data_sha256(splits: Splits, keep: Rows | None = None) -> str:
     """A digest of what trains and what measures: images by name, captions, labels, classes, in order."""
     digest = hashlib.sha256()
-    for rows in (splits.train, splits.val):
+    for rows in (splits.train, splits.val, *(() if keep is None else (keep,))):
         if rows is None:
             digest.update(b"none")
             continue

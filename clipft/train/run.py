@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import clipft
@@ -99,10 +98,9 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     ready = _get_ready(loaded, folder, view, write=False)
     prepared, stepper = ready.prepared, ready.started.stepper
     if ready.evaluations is not None:
-        rows = ready.evaluations.rows
-        count = min(loaded.config.train.batch_size, len(rows))
-        view.note(f"the base on one evaluation batch, {count} of {len(rows)} rows:")
-        ready.evaluations.rows = rows.take(np.linspace(0, len(rows) - 1, count, dtype=np.int64))
+        rows = len(ready.evaluations.rows)
+        ready.evaluations.shorten(loaded.config.train.batch_size)
+        view.note(f"the base on one evaluation batch, {len(ready.evaluations.rows)} of {rows} rows:")
         ready.evaluations.measure_base()
     set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
@@ -126,7 +124,7 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         check_tensorboard()
     prepared = prepare(config)
     if prepared.splits.val is not None:
-        check_metrics(config, prepared.splits.val, prepared.loss)
+        check_metrics(config, prepared.splits.val, prepared.loss, prepared.keep)
     show_plan(prepared, loaded, view, folder.notes)
     started = start(prepared)
     show_start(prepared, started, view)
@@ -137,7 +135,7 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
     progress = Progress()
     log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
-    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
+    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log, prepared.keep)
     frozen = frozen_hashes(started.clip.model, prepared.plan)
     keeper = Keeper(folder.path, prepared, started, progress, evaluations, frozen)
     view.facts([("disk", disk_in_words(keeper, prepared))])
@@ -151,7 +149,7 @@ def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
         ready.view.note(f"{old} is damaged and its steps come again: it is now called {set_aside(old).name}")
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
     if ready.evaluations is not None:
-        ready.view.table_head(ready.evaluations.base)
+        ready.evaluations.show_head()
 
 
 def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
