@@ -20,6 +20,7 @@ from clipft.train import arithmetic
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
+from clipft.train.scale_search import search_in_words
 from clipft.train.start import Started
 from clipft.train.watch import peak_rates
 
@@ -39,6 +40,8 @@ def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[
         view.note(note)
     for warning in () if prepared.keep is None else keep_overlap(prepared.splits.train, prepared.keep):
         view.warn(warning)
+    if prepared.plan.only_scale:
+        return  # what follows is about steps
     pretrained = prepared.meta.base != RANDOM_BASE
     for warning in arithmetic.warnings(
         prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
@@ -79,9 +82,13 @@ def resume_in_words(progress: Progress, started: Started) -> str:
 
 def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     """Headed lines: what the rows are, what a batch holds, how many steps, at which rates."""
+    data = [("data", _data(prepared))]
+    if prepared.keep is not None:
+        data.append(("keep", _keep(prepared.keep, prepared.config)))
+    if prepared.plan.only_scale:
+        return [*data, ("search", search_in_words(prepared))]
     return [
-        ("data", _data(prepared)),
-        *([] if prepared.keep is None else [("keep", _keep(prepared.keep, prepared.config))]),
+        *data,
         ("batch", _batch(prepared)),
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),

@@ -25,7 +25,7 @@ from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
-from clipft.train.arithmetic import Arithmetic, work_out
+from clipft.train.arithmetic import Arithmetic, one_search, work_out
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.precision import choose_device, expected
 
@@ -84,7 +84,7 @@ def prepare(config: Config) -> Prepared:
     class_weights(config.loss, splits.train)
     plan = plan_of(config, meta, loss, splits.train.classes)
     found = repeats(splits.train)
-    sums = work_out(config, len(splits.train), found)
+    sums = (one_search if plan.only_scale else work_out)(config, len(splits.train), found)
     return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits, keep), keep)
 
 

@@ -34,6 +34,7 @@ from clipft.train.metrics_log import MetricsLog, check_tensorboard
 from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_start
 from clipft.train.optim import set_rates
 from clipft.train.prepare import Prepared, prepare
+from clipft.train.scale_search import search_scale
 from clipft.train.start import Started, start
 from clipft.train.watch import Watch
 
@@ -102,6 +103,10 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
         ready.evaluations.shorten(loaded.config.train.batch_size)
         view.note(f"the base on one evaluation batch, {len(ready.evaluations.rows)} of {rows} rows:")
         ready.evaluations.measure_base()
+    if prepared.plan.only_scale:
+        words = f"the search for {prepared.plan.trainable[0].name} is left out; it would write to {folder.path}"
+        view.facts([("dry run", f"{words}. Nothing was written")])
+        return
     set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
     batches = _batches(prepared, ready.started)
@@ -169,6 +174,9 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
 def _train(ready: Ready, interrupts: Interrupts) -> None:
     prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
     config, evaluations = prepared.config, ready.evaluations
+    if prepared.plan.only_scale:
+        search_scale(prepared, started, ready.progress, evaluations, view, ready.log, save=keeper.save)
+        return
     _encode_frozen_texts(prepared, started, view)
     set_modes(started.clip.model, prepared.plan, training=True)
     every = config.evaluate.every
