@@ -11,8 +11,9 @@ from math import prod
 
 from torch import nn
 
+from clipft.config.optim_schema import OptimConfig
 from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
+from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line
@@ -191,7 +192,7 @@ def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -
         )
     if set(trainable) and set(trainable) <= set(_SCALES):
         names = " and ".join(sorted(trainable))
-        notes.append(f"nothing but {names} trains: no feature will change, and its best value is computed")
+        notes.append(f"nothing but {names} trains: no feature will change")
     return notes
 
 

@@ -70,6 +70,7 @@ class TrainView:
     _step_s: float = field(default=0.0, init=False)
     _printed_at: float = field(default=0.0, init=False)
     _columns: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)  # figure to heading and width
+    _kept: str = field(default="", init=False)
 
     def say(self, line: str = "", *, style: str = "", wrap: bool = True) -> None:
         """Print a line and log it; on a terminal it is wrapped between words, but for what is to be copied."""
@@ -188,12 +189,14 @@ class TrainView:
             metrics: figures as the rows will have them.
             kept: what to call the source that is watched for forgetting.
         """
-        self._columns = _columns(metrics, kept)
+        self._columns, self._kept = _columns(metrics, kept), kept
         columns = "".join(f"{heading:>{width}}" for heading, width in self._columns.values())
         self.say(f" {'epoch':>5}{'train loss':>12}{columns}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
-        """One evaluation."""
+        """One evaluation, under a head of its own where a stage measures something else."""
+        if self._columns.keys() != _columns(metrics, self._kept).keys():
+            self.table_head(metrics, kept=self._kept)
         figures = "".join(f"{metrics[name]:>{width}.3f}" for name, (_, width) in self._columns.items())
         self.say(f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'  best' if best else ''}")
 

@@ -365,7 +365,7 @@ def test_only_the_scale_trains_is_said() -> None:
     """P17: allowed, but no feature will change."""
     plan = plan_of(native(), image=FROZEN_TOWER, text=FROZEN_TOWER)
     assert [p.name for p in plan.trainable] == ["logit_scale"]
-    assert plan.notes == ("nothing but logit_scale trains: no feature will change, and its best value is computed",)
+    assert plan.notes == ("nothing but logit_scale trains: no feature will change",)
 
 
 # --- the plan as data ----------------------------------------------------------------------------
