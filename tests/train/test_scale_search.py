@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from train_runs import StoppedError, Write, go, lines, said, view, weights
+from typer.testing import CliRunner
 
+from clipft.cli import app
 from clipft.config.load import load_config
 from clipft.errors import InputError
 from clipft.evaluate.compare import evaluate_target
@@ -113,6 +115,25 @@ def test_beside_anything_else_the_scale_trains_by_gradient(write: Write) -> None
     run = go(write(model={"image": FROZEN, "text": {"freeze_backbone": True}}, train={"epochs": 1}))
     assert not lines(run.folder, "search")
     assert len(lines(run.folder, "step")) == 4
+
+
+def test_in_stages_the_scale_trains_by_gradient(write: Write) -> None:
+    frozen = {"image": {"projection": "freeze"}, "text": {"projection": "freeze"}}
+    model = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
+    run = go(
+        write(model=model, train={"epochs": 2}), "stages=[{epochs: 1}, {epochs: 1, model: " + json.dumps(frozen) + "}]"
+    )
+    assert not lines(run.folder, "search")
+    assert [line["stage"] for line in lines(run.folder, "step")] == [0] * 4 + [1] * 4
+
+
+def test_the_strategy_by_its_name_on_the_command_line(write: Write) -> None:
+    path = write()
+    told = CliRunner().invoke(app, ["train", str(path), "--set", "strategy=logit_scale"])
+    assert told.exit_code == 0
+    (found,) = lines(path.parent / "runs" / "colours", "search")
+    assert found["train"]["after"]["nll"] < found["train"]["before"]["nll"]
+    assert "right, as before" in " ".join(told.output.split())
 
 
 def test_what_was_found_is_evaluated_and_exported_as_any_run(write: Write, tmp_path: Path) -> None:
