@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
+from clipft.export.additions import additions_of, describe_additions, refuse_elsewhere, write_with_additions
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.merge import merge
 from clipft.export.read import CLASSIFIER, is_export, read_export
+from clipft.export.tuned import as_open_clip
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
@@ -53,11 +55,25 @@ class Written:
 def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Tokenizer]:
     """A run, a checkpoint or an exported model as `model, preprocess, tokenizer`, ready to encode.
 
-    The model is open_clip's own, in evaluation mode; a run's linear head, where it trained one, is `model.classifier`.
+    The model is open_clip's own, in evaluation mode; with prompt vectors or feature adapters, which open_clip's forward
+    knows nothing of, it is a `TunedClip` with the same methods. A run's linear head, where it trained one, is
+    `model.classifier`. The tokenizer leaves places for prompt vectors; where those stand around a class name or belong
+    to a class, it takes prompts of the run's classes (`tokenizer.know` tells it of others).
     """
     folder = Path(path).expanduser()
-    clip = read_export(folder).clip if is_export(folder) else load_saved(folder).clip
-    return clip.model.eval(), AsRead(clip.preprocess), clip.tokenizer
+    clip, classes, templates = _open(folder)
+    clip.tokenizer.know(classes, templates)
+    return as_open_clip(clip).eval(), AsRead(clip.preprocess), clip.tokenizer
+
+
+def _open(folder: Path) -> tuple[ClipModel, Sequence[str], Sequence[str]]:
+    """A run's or an export's model, the classes and their prompts."""
+    if not is_export(folder):
+        saved = load_saved(folder)
+        return saved.clip, saved.classes, saved.templates
+    exported = read_export(folder)
+    facts = exported.facts
+    return (exported.clip, facts.classes, facts.templates) if facts else (exported.clip, (), ())
 
 
 def export(
@@ -82,12 +98,15 @@ def export(
         InputError: `run` is no run, there is something at `out` already, or transformers has no such model.
         ClipftError: the disk is full, or the export does not answer as the run does.
 
-    LoRA is merged first, so that the weights are an ordinary model's.
+    LoRA is merged first, so that the weights are an ordinary model's. What can't be merged (adapters, prompt vectors)
+    makes a folder for `clipft.load`, with an ordinary model in it; see `clipft.export.additions`.
     """
     out = Path(out).expanduser()
     file = out if to == "pt" and out.suffix == ".pt" else None
     _refuse_to_overwrite(file or out, force)
     saved = load_saved(Path(run).expanduser(), which)
+    additions = additions_of(saved.config.model)
+    refuse_elsewhere(additions, to)
     saved.clip.model.eval()
     merged = merge(saved.clip)
     form = require_form(saved.clip) if to == "hf" else None
@@ -99,6 +118,9 @@ def export(
             checked = "read back by torch: every tensor is the same"
         elif form is not None:
             checked = write_hugging_face(partial, out, saved, str(run), form)
+        elif additions:
+            difference = write_with_additions(partial, out, saved, str(run))
+            checked = f"read back and compared: normalised features differ by at most {difference:.1e}"
         else:
             difference = write_folder(partial, out, saved, str(run))
             checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
@@ -118,6 +140,8 @@ def export(
         return Written(file or out, sizes, checked, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
     if form is not None:
         return Written(out, sizes, checked, *describe_hugging_face(saved.clip, form, out))
+    if additions:
+        return Written(out, sizes, checked, *describe_additions(saved, out))
     return Written(out, sizes, checked, *_describe_folder(saved.clip, out))
 
 
