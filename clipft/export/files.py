@@ -114,12 +114,18 @@ def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
 
 def write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
     """The linear head where the run trained one; returns its settings."""
+    settings = classifier_settings(saved)
+    if settings is not None:
+        write_tensors(saved.clip.model.get_submodule("classifier").state_dict(), folder / CLASSIFIER)
+    return settings
+
+
+def classifier_settings(saved: SavedModel) -> dict[str, Any] | None:
+    """How the run's linear head is built; None where it trained none."""
     settings: dict[str, Any] | None = saved.state["classifier"]
     if settings is None:
         return None
-    classifier = saved.clip.model.get_submodule("classifier")
-    write_tensors(classifier.state_dict(), folder / CLASSIFIER)
-    classes, width = classifier.get_parameter("weight").shape
+    classes, width = saved.clip.model.get_parameter("classifier.weight").shape
     return {**settings, "num_classes": classes, "width": width}
 
 

@@ -1,4 +1,4 @@
-"""A run's model as files that plain open_clip or transformers loads, and `clipft.load`, which also loads runs.
+"""A run's model as files that plain open_clip or transformers loads.
 
 What is written is loaded back by the other library and its features compared with the run's before the folder appears.
 """
@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 from open_clip.transform import PreprocessCfg
-from PIL import Image
-from torch import Tensor, nn
 
-from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
 from clipft.export.additions import additions_of, describe_additions, refuse_elsewhere, write_with_additions
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.merge import merge
-from clipft.export.read import CLASSIFIER, is_export, read_export
-from clipft.export.tuned import as_open_clip
+from clipft.export.read import CLASSIFIER
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import Sizes, sizes_of
 from clipft.model.saved import Which, load_saved
-from clipft.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,30 +44,6 @@ class Written:
     checked: str
     load: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Tokenizer]:
-    """A run, a checkpoint or an exported model as `model, preprocess, tokenizer`, ready to encode.
-
-    The model is open_clip's own, in evaluation mode; with prompt vectors or feature adapters, which open_clip's forward
-    knows nothing of, it is a `TunedClip` with the same methods. A run's linear head, where it trained one, is
-    `model.classifier`. The tokenizer leaves places for prompt vectors; where those stand around a class name or belong
-    to a class, it takes prompts of the run's classes (`tokenizer.know` tells it of others).
-    """
-    folder = Path(path).expanduser()
-    clip, classes, templates = _open(folder)
-    clip.tokenizer.know(classes, templates)
-    return as_open_clip(clip).eval(), AsRead(clip.preprocess), clip.tokenizer
-
-
-def _open(folder: Path) -> tuple[ClipModel, Sequence[str], Sequence[str]]:
-    """A run's or an export's model, the classes and their prompts."""
-    if not is_export(folder):
-        saved = load_saved(folder)
-        return saved.clip, saved.classes, saved.templates
-    exported = read_export(folder)
-    facts = exported.facts
-    return (exported.clip, facts.classes, facts.templates) if facts else (exported.clip, (), ())
 
 
 def export(
