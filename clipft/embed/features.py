@@ -22,6 +22,7 @@ from clipft.evaluate.measure import Watch, encode_rows, unwatched
 from clipft.evaluate.parts import Seen
 from clipft.evaluate.retrieval import recall
 from clipft.evaluate.sides import Asked, look_at_sides
+from clipft.evaluate.target import with_adapter
 from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
 from clipft.model.build import ClipModel
 from clipft.model.saved import Which
@@ -167,7 +168,7 @@ def embed_target(
         if not torch.equal(other.image_of, seen.image_of):
             raise ClipftError(f"{seen.rows.name}: its images changed while they were read; start again")
     return Embeddings(
-        target=name,
+        target=with_adapter(name, adapter),
         rows=seen.rows,
         image_of=seen.image_of.numpy(),
         caption_of=None if seen.rows.captions is None else seen.rows.captions.codes(),

@@ -12,6 +12,7 @@ from clipft.config.source_schema import Source
 from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import KEPT, Measurement, Watch, measure, unwatched
 from clipft.evaluate.sides import Asked, look_at_sides
+from clipft.evaluate.target import with_adapter
 from clipft.model.build import ClipModel
 from clipft.model.saved import Which
 
@@ -128,4 +129,5 @@ def evaluate_target(
     )
     base, kept_base = sides.base or (None, None)
     tuned, kept_tuned = sides.tuned or (None, None)
+    name = with_adapter(name, adapter)
     return Evaluation(name, sides.base_name, base, tuned, sides.notes, kept_base, kept_tuned)

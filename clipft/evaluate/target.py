@@ -73,6 +73,8 @@ def open_target(
         InputError: there is no such thing, or the adapter is of another base.
     """
     if adapter is not None:
+        if which is not None:
+            raise InputError(f"--which: is for a run's own answers, and with --adapter {name} is a base; leave it out")
         return _adapted(name, Path(adapter).expanduser())
     if name.startswith(("local-dir:", "hf-hub:")):
         return _plain(name, name)
@@ -93,6 +95,11 @@ def open_target(
     if is_export(path):
         return _exported(name, path)
     return _saved(name, path, which)
+
+
+def with_adapter(name: str, adapter: str | None) -> str:
+    """What a base with an adapter on it is called."""
+    return name if adapter is None else f"{name} with {adapter}"
 
 
 def _plain(name: str, model: str) -> Target:
@@ -127,7 +134,7 @@ def _adapted(name: str, path: Path) -> Target:
     adapter = read_adapter(path)
     base = open_base(name)
     clip = put_on(base, sha256_of_base(base), adapter, path)
-    return replace(_of_facts(f"{name} with {path}", clip, adapter.facts), base=base)
+    return replace(_of_facts(with_adapter(name, str(path)), clip, adapter.facts), base=base)
 
 
 def _of_facts(name: str, clip: ClipModel, facts: Facts) -> Target:

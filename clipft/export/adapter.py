@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def read_adapter(path: Path) -> Adapter:
         values = json.loads(metadata[_METADATA])
         if values["format"] != FORMAT:
             raise InputError(f"{path}: has format {values['format']}, and this clipft reads {FORMAT}; update clipft")
-        facts = Facts.from_json({f.name: values[f.name] for f in fields(Facts)})
+        facts = Facts.from_json(values)
         config = ModelConfig.model_validate(values["config"])
         return Adapter(facts, config, values["base_sha256"], values["preprocess_cfg"], tensors)
     except (ValueError, KeyError, TypeError) as error:

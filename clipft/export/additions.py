@@ -151,12 +151,12 @@ def describe_additions(saved: SavedModel, out: Path) -> tuple[tuple[str, ...], t
         notes.append(f"{CLASS_EMBEDDINGS} has the run's classes as the whole model's text tower knows them")
         return (load, embeddings), tuple(notes)
     notes.append(
-        f"plain open_clip gives the run's zero-shot answers by the last three lines: {PLAIN_MODEL}/'s image tower is "
+        f"plain open_clip gives the run's zero-shot answers by the last four lines: {PLAIN_MODEL}/'s image tower is "
         f"the run's, {CLASS_EMBEDDINGS} what its text tower makes of the {len(saved.classes)} classes, whose names are "
         f"in {EXPORT_FACTS}"
     )
     logits = "logits = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ classes.T"
-    return (load, plain, embeddings, logits), tuple(notes)
+    return (load, plain, "model.eval()", embeddings, logits), tuple(notes)
 
 
 def _kinds(keys: dict[str, Any]) -> str:

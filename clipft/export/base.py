@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -74,7 +75,7 @@ def _of_run(path: Path) -> ClipModel:
     if {group for tower in (clip.image, clip.text) for group in tower.new_groups()} - {"lora"}:
         raise _has_additions(path)
     merge_lora(clip.model, clip.image, clip.text)
-    return clip
+    return replace(clip, base=str(path))  # as a base it is itself, whatever it was tuned from
 
 
 def _has_additions(path: Path) -> InputError:

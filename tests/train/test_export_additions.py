@@ -105,10 +105,9 @@ def test_plain_open_clip_gives_the_runs_answers_by_the_class_embeddings(
     path = next((folder.parent.parent / "val" / "red").iterdir())
     names: dict[str, Any] = {"open_clip": open_clip, "safetensors": __import__("safetensors.torch")}
     with torch.no_grad(), Image.open(path) as picture:
-        exec("\n".join(written.load[1:3]), names)
-        names["model"].eval()
+        exec("\n".join(written.load[1:4]), names)
         names["images"] = names["preprocess"](picture.convert("RGB"))[None]
-        exec(written.load[3], names)
+        exec(written.load[4], names)
     target = open_target(str(folder))
     answer = predict_classes(target, [str(path)], Compute(CPU), top=4).predictions[0]
     ours = {c.name: c.probability for c in answer.classes}

@@ -104,6 +104,19 @@ def test_several_on_one_base_share_its_tensors_and_leave_it_as_it_is(tuned_run: 
         model.use("shirts")
 
 
+def test_it_moves_as_one(tuned_run: TunedRun, adapter: Any) -> None:
+    """To another type (or device) and still shared."""
+    model, preprocess, _ = clipft.load(base_of(tuned_run("lora")), adapters={"mine": adapter("lora")})
+    model.double()
+    base, tuned = (dict(inner.named_parameters()) for inner in model.models)
+    own = load_file(adapter("lora"))
+    assert all((tuned[name] is parameter) == (name not in own) for name, parameter in base.items())
+    model.use("mine")
+    with torch.no_grad():
+        image = model.encode_image(preprocess(Image.new("RGB", (9, 9)))[None].double(), normalize=True)
+    assert image.dtype == torch.float64
+
+
 def test_the_tokenizer_follows(tuned_run: TunedRun, adapter: Any) -> None:
     """With places for vectors under one adapter, without any under the base."""
     base = base_of(tuned_run("middle"))
@@ -143,7 +156,7 @@ def test_the_ways_to_name_a_base(adapter: Any, tuned_run: TunedRun, tmp_path: Pa
     run, file = tuned_run("lora"), adapter("lora")
     model, *_ = clipft.load(run / "config.yaml", adapters={"mine": file})
     assert model.names == ("mine",)
-    with pytest.raises(InputError, match="has other weights"):  # the run itself is another model than its base
+    with pytest.raises(InputError, match=f"and {run} has other weights"):  # it is another model than its base
         clipft.load(run, adapters={"mine": file})
     export(run, tmp_path / "out")
     second = tuned_run("heads", model={"pretrained": str(run)})
