@@ -31,6 +31,9 @@ classifier; then (B,) numbers that are equal for equal captions, classes (-1: no
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches on and shows how many of so many have come."""
 
+KEPT = "keep."
+"""Before the name of a figure that was measured on evaluate.keep."""
+
 LOSSES = ("loss", "nll", "classifier_nll")
 """What a Measurement has under `losses`."""
 
@@ -90,6 +93,7 @@ def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]
     if rows.labels is not None:
         kind, prefix = ("classifier", "classifier_") if classifier else ("zero_shot", "")
         names += [f"{kind}_top1", *([f"{kind}_top5"] if len(rows.classes) > 5 else [])]
+        names += ["base_top1", "novel_top1", "harmonic_mean"] if rows.novel else []
         names += [f"{prefix}{figure}" for figure in ("mean_per_class", "ece", "confident_wrong", "nll")]
     if rows.captions is not None and not classifier:
         names += [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in AT]
@@ -97,7 +101,8 @@ def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]
 
 
 def higher_is_better(figure: str) -> bool:
-    """The direction of a figure."""
+    """The direction of a figure, also of one under `keep.`."""
+    figure = figure.removeprefix(KEPT)
     return figure not in LOSSES and figure.removeprefix("classifier_") not in ("ece", "confident_wrong")
 
 
@@ -112,6 +117,7 @@ def measure(
     autocast: Autocast = nullcontext,
     pooled: bool = False,
     texts_too: bool = False,
+    by_classifier: bool = True,
     loss: BatchLoss | None = None,
     watch: Watch = unwatched,
 ) -> Measurement:
@@ -129,6 +135,7 @@ def measure(
         autocast: the precision's context.
         pooled: whether the classifier sees the features before the projection.
         texts_too: measure a model with a classifier by prompts and captions as well, as its base is.
+        by_classifier: ask a model's classifier, if it has one; else it is measured by prompts and captions alone.
         loss: the training loss, to be reported on these rows too.
         watch: shows progress.
 
@@ -136,7 +143,7 @@ def measure(
         InputError: the rows have nothing to measure by.
         ClipftError: not one image could be read.
     """
-    classifier: Classifier | None = getattr(clip.model, "classifier", None)
+    classifier: Classifier | None = getattr(clip.model, "classifier", None) if by_classifier else None
     by_texts = texts_too or classifier is None
     seen = encode_rows(
         clip,

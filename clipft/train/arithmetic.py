@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipft.config.forgetting_schema import regularizers
 from clipft.config.schema import Config
@@ -90,6 +90,17 @@ def work_out(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
         positives=1 + repeats.in_batch(batch),
         distinct=repeats.distinct,
     )
+
+
+def one_search(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
+    """A run that computes its answer: one epoch of one step, whose batch is all there is where there are fewer rows.
+
+    Raises:
+        InputError: the rows all say the same.
+    """
+    once = {"train": {"epochs": 1, "batch_size": min(rows, config.train.batch_size)}, "optim": {"warmup": 0.0}}
+    sections = {key: getattr(config, key).model_copy(update=keys) for key, keys in once.items()}
+    return replace(work_out(config.model_copy(update=sections), rows, repeats), steps_per_epoch=1, steps=1)
 
 
 def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, pretrained: bool) -> list[str]:

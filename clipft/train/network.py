@@ -95,9 +95,18 @@ class Network:
         return pooled if self.pooled else tower.shared(pooled)
 
     def _text(self, captions: Sequence[str]) -> Tensor:
+        """Equal captions go through the backbone once: of labelled rows no more than there are classes (P55).
+
+        Where the backbone drops something in training, they share what is dropped; the tower's own dropout is drawn for
+        each row.
+        """
         tower = self.clip.text
         if self._text_trains:
-            pooled = tower.pool(self.clip.tokenizer(list(captions)).to(self.device))
+            numbers: dict[str, int] = {}
+            places = [numbers.setdefault(caption, len(numbers)) for caption in captions]
+            pooled = tower.pool(self.clip.tokenizer(list(numbers)).to(self.device))
+            if len(numbers) < len(places):
+                pooled = pooled[torch.tensor(places, device=self.device)]
         else:
             self.prepare_texts([c for c in captions if c not in self._frozen_text])
             pooled = torch.stack([self._frozen_text[c] for c in captions]).to(self.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from clipft.config.forgetting_schema import regularizers
+from clipft.data.captions import all_texts
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
@@ -55,7 +57,9 @@ def start(prepared: Prepared) -> Started:
     if device.type == "cpu":
         keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
-    clip = build(config.model, config.run.seed)
+    clip = build(config.model, config.run.seed, classes=prepared.classes)
+    if prepared.splits.train.captions is None and prepared.loss != "classifier":
+        clip.tokenizer.know(prepared.classes, config.data.templates)
     clip.model.to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     base = base_of(clip, prepared.all_plans) if regularizers(config.train.regularize) else None
@@ -86,7 +90,7 @@ def _settle(
     network = Network(
         clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text
     )
-    _check_finite(network, clip)
+    _check_finite(network, clip, all_texts(prepared.splits.train, config.data.templates)[0])
     scale = config.model.logit_scale
     stepper = Stepper(
         network,
@@ -113,12 +117,12 @@ def _average(prepared: Prepared, clip: ClipModel) -> Average:
     return Average({p.name: clip.model.get_parameter(p.name) for p in prepared.plan.trainable}, ema.decay)
 
 
-def _check_finite(network: Network, clip: ClipModel) -> None:
-    """Refuse a tower that answers with NaN or infinity before anything is trained (P27)."""
+def _check_finite(network: Network, clip: ClipModel, text: str) -> None:
+    """Refuse a tower that answers a black picture or the text with NaN or infinity, before any training (P27)."""
     size = clip.preprocess_cfg["size"]
     height, width = (size, size) if isinstance(size, int) else size
     with torch.no_grad():
-        features = network.features(torch.zeros(1, 3, height, width), ["a photo"])
+        features = network.features(torch.zeros(1, 3, height, width), [text])
     for tower, feature in (("image", features.image), ("text", features.text)):
         if feature is not None and not bool(feature.isfinite().all()):
             name = network.precision.name
@@ -144,9 +148,10 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        prompts = class_embeddings(
-            clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
-        )
+        with nullcontext() if prepared.stage.number else clip.without_prompts():  # drawn ones would say nothing
+            prompts = class_embeddings(
+                clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
+            )
         head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, weights)

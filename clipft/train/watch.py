@@ -7,6 +7,7 @@ import resource
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,13 +71,14 @@ class Watch:
         scale = self._scale()
         memory, norm = peak_memory(self.started.device), facts.result.gradient_norm
         chance = self.started.objective.chance(len(facts.batch.captions))
+        added: dict[str, Any] = {"regularize": dict(facts.result.added)} if facts.result.added else {}
         self.log.write(
             "step",
             stage=self.prepared.stage.number,
             epoch=facts.epoch,
             step=facts.step,
             loss=facts.result.loss,
-            **({"regularize": dict(facts.result.added)} if facts.result.added else {}),
+            **added,
             chance=chance,
             lr=rates,
             logit_scale=scale,
@@ -86,8 +88,8 @@ class Watch:
             wait_s=facts.waited,
             memory_bytes=memory,
         )
-        added = sum(facts.result.added.values()) if facts.result.added else None
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, added)
+        pulls = sum(facts.result.added.values()) if facts.result.added else None
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
