@@ -110,6 +110,14 @@ def test_statistics_that_move_are_taken_as_they_are(write: Write, monkeypatch: p
     assert all(torch.equal(plain[name], resumed[name]) for name in means)
 
 
+def test_a_scale_that_is_computed_is_not_averaged(write: Write) -> None:
+    """Where nothing but logit_scale trains, its optimum is saved as it was found."""
+    still = {tower: {"freeze_backbone": True, "projection": "freeze"} for tower in ("image", "text")}
+    plain, averaged = (go(write(name, model=still, train=ema)) for name, ema in (("plain", {}), ("ema", {"ema": {}})))
+    assert same(weights(plain.folder), weights(averaged.folder))
+    assert load_saved(averaged.folder).state["ema"] is None
+
+
 def test_without_it_nothing_of_it_is_written(write: Write) -> None:
     run = go(write(train={"epochs": 1})).folder
     assert load_saved(run).state["ema"] is None
