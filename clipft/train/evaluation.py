@@ -103,7 +103,7 @@ class Evaluations:
     @property
     def _ema(self) -> bool:
         """Whether an average of the weights is measured."""
-        return self.prepared.config.train.ema is not None
+        return bool(self.started.stepper.average)
 
     @property
     def _per_epoch(self) -> int:

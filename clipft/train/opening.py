@@ -140,7 +140,7 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
         *(("pull", pull.in_words()) for pull in prepared.pulls),
-        *([("ema", _average(prepared.config.train.ema))] if prepared.config.train.ema else []),
+        *([("ema", _average(ema))] if (ema := prepared.config.train.ema) else []),
     ]
 
 

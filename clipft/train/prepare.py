@@ -132,7 +132,13 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
         stage = _stage(config, number, sums)
         stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep))
     plans = tuple(stage.plan for stage in stages)
-    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages])
+    two_encoders = config.model.name is None and config.model.pretrained is None  # joined by projections that are drawn
+    drawn = [
+        tower.name
+        for tower in (meta.image, meta.text)
+        if tower.projection_is_new or (two_encoders and tower.has_projection)
+    ]
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn)
     return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 

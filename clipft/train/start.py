@@ -114,7 +114,7 @@ def _settle(
 
 def _average(prepared: Prepared, clip: ClipModel) -> Average:
     ema = prepared.config.train.ema
-    if ema is None:
+    if ema is None or prepared.searches:  # what is computed in one go has no past to average
         return Average()
     return Average({p.name: clip.model.get_parameter(p.name) for p in prepared.plan.trainable}, ema.decay)
 
