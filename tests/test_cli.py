@@ -16,7 +16,7 @@ from clipft.cli import app, main
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     *("train", "overfit", "freeze-report", "inspect", "models", "schema"),
-    *("evaluate", "embed", "predict", "export"),
+    *("evaluate", "embed", "predict", "export", "interpolate", "soup"),
 )
 
 Run = Callable[..., tuple[int, str, str]]

@@ -76,7 +76,7 @@ def look_at_sides(
         classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
     """
     target = open_target(name, which, need_data=data is None)
-    rows, notes = _rows(target, data, classifier_too)
+    rows, notes = rows_for(target, data, classifier_too=classifier_too)
     asked = Asked(rows, target.templates, target.pooled)
     notes = (*target.notes, *rows.notes, *notes)
     config, tuned, first_name = target.config, target.tuned, target.clip.base
@@ -95,8 +95,14 @@ def look_at_sides(
     return Sides(asked, base.base, look(base, asked), first, notes)
 
 
-def _rows(target: Target, data: Source | None, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
-    """The rows to look with, their labels as the target numbers its classes, and what to say about them."""
+def rows_for(target: Target, data: Source | None, *, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
+    """The rows to look with, their labels as the target numbers its classes, and what to say about them.
+
+    Args:
+        target: the model.
+        data: the rows; None takes the validation rows of its config.
+        classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
+    """
     notes: tuple[str, ...] = ()
     config = target.config
     if data is not None:

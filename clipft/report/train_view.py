@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clipft.evaluate.measure import HEADLINES
 from clipft.report.amounts import in_bytes
 from clipft.report.metric_words import WORDS
 
@@ -25,8 +26,6 @@ _PLAIN_EVERY_S = 10.0  # off a terminal, at most a line this often
 _SMOOTH = 0.9  # weight of the past in the speed shown
 
 Part = TypeVar("Part")
-
-_HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def _rates_in_words(rates: Mapping[str, float]) -> str:
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
     """The two or three metrics that a line has room for: the loss and what the data is about."""
-    return [name for name in ("loss", *_HEADLINES) if name in metrics][:3]
+    return [name for name in ("loss", *HEADLINES) if name in metrics][:3]
 
 
 def in_time(seconds: float) -> str:

@@ -1,0 +1,56 @@
+"""Whether two runs started from the same base and are of the same form, so that their weights may be averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipft.errors import InputError
+from clipft.model.fill import is_drawn
+from clipft.model.names import listed
+from clipft.model.recipe import recipe_of
+from clipft.model.runfiles import Checkpoint
+
+
+def refuse_to_mix(one_name: str, one: Checkpoint, other_name: str, other: Checkpoint) -> None:
+    """Refuse runs whose weights have no meaningful average.
+
+    Raises:
+        InputError: it says all that differs.
+    """
+    if odd := list(_differences(one, other)):
+        raise InputError(f"{other_name}: cannot be averaged with {one_name}: {'; '.join(odd)}")
+
+
+def _differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
+    ours, theirs = one.state, other.state
+    if ours["model"]["model_cfg"] != theirs["model"]["model_cfg"]:
+        yield f"another architecture ({theirs['model']['name']}, not {ours['model']['name']}, or another size)"
+        return  # all else follows from it
+    if ours["model"]["preprocess_cfg"] != theirs["model"]["preprocess_cfg"]:
+        yield "images are prepared otherwise (preprocess_cfg)"
+    if ours.get("tokenizer") != theirs.get("tokenizer"):
+        yield "another tokenizer"
+    if ours["classifier"] != theirs["classifier"] or (ours["classifier"] and ours["classes"] != theirs["classes"]):
+        yield "another classifier, or other classes"
+    elif ours["classifier"] and "random" in _starts(one, other) and one.config.run.seed != other.config.run.seed:
+        yield "their classifiers started at random from different seeds (loss.init: random, run.seed)"
+    if ours["base"] != theirs["base"]:
+        yield f"another base ({theirs['base']}, not {ours['base']})"
+    elif is_drawn(recipe_of(one.config.model)) and one.config.run.seed != other.config.run.seed:
+        yield f"random weights of another run.seed ({other.config.run.seed}, not {one.config.run.seed})"
+    yield from _other_tensors(one, other)
+
+
+def _starts(one: Checkpoint, other: Checkpoint) -> set[str]:
+    return {one.config.loss.init, other.config.loss.init}
+
+
+def _other_tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
+    ours, theirs = one.state["weights_sha256"], other.state["weights_sha256"]
+    heads = "classifier."
+    if odd := sorted(name for name in ours.keys() ^ theirs.keys() if not name.startswith(heads)):
+        yield f"one has parameters that the other lacks ({listed(odd)})"
+    trained = {*one.state["saved"], *other.state["saved"]}
+    moved = [name for name in ours if name in theirs and name not in trained and ours[name] != theirs[name]]
+    if moved:
+        yield f"another base: {len(moved)} frozen tensors differ ({listed(moved)})"
