@@ -17,9 +17,9 @@ from clipft.model.build import ClipModel
 
 def mix(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
     """(1 - alpha) base + alpha tuned (WiSE-FT, equation 1); at 0 and 1 the very bits of either."""
-    if alpha == 0 or (alpha < 1 and not tuned.is_floating_point()):
+    if alpha == 0:
         return base
-    if alpha == 1:
+    if alpha == 1 or not tuned.is_floating_point():
         return tuned
     return (1 - alpha) * base + alpha * tuned
 

@@ -29,7 +29,7 @@ def write_curve(found: Interpolation, path: Path) -> None:
 def _picture(found: Interpolation) -> Iterator[str]:
     columns = [found.values(number) for number in range(len(found.figures))]
     ticks = _ticks([value for values in columns for value in values])
-    top = 44 + _LINE * len(columns) + 14
+    top = 44 + _LINE * len(columns) + 34
     height = top + _PLOT + 58
     alphas = [point.alpha for point in found.points]
 
@@ -65,8 +65,7 @@ def _picture(found: Interpolation) -> Iterator[str]:
         f'<line x1="{x(chosen):.1f}" x2="{x(chosen):.1f}" y1="{top}" y2="{top + _PLOT}" stroke="{_DIM}" '
         'stroke-dasharray="4 4"/>'
     )
-    anchor, gap = ("end", -6) if chosen > 0.8 else ("start", 6)
-    yield _text(x(chosen) + gap, top + 14, f"chosen: {chosen:g}", anchor, f'fill="{_DIM}"')
+    yield _text(min(max(x(chosen), 48), _WIDTH - 48), top - 8, f"chosen: {chosen:g}", "middle", f'fill="{_DIM}"')
     for number, values in enumerate(columns):
         points = " ".join(f"{x(alpha):.1f},{y(value):.1f}" for alpha, value in zip(alphas, values, strict=True))
         yield f'<polyline points="{points}" fill="none" {_stroke(number)}/>'

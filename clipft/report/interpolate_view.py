@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from string import ascii_uppercase
 
 from rich.console import Group, RenderableType
@@ -67,17 +66,11 @@ def _mark(found: Interpolation, number: int) -> Text:
 
 def _remarks(found: Interpolation) -> Table:
     grid = words_grid()
-    grid.add_row(
-        "chosen", Text(f"alpha {found.points[found.chosen].alpha:g}, {found.why}: {' · '.join(_gains(found))}")
-    )
+    grid.add_row("chosen", f"alpha {found.points[found.chosen].alpha:g}, {found.why}")
+    for number, letter in enumerate(letters(found)):
+        values = found.values(number)
+        grid.add_row("", f"{letter} {values[found.chosen]:.3f} (base {values[0]:.3f}, tuned {values[-1]:.3f})")
     for measured in found.points[0].measured:
         add_faults_and_notes(grid, measured.faults, ())
     add_faults_and_notes(grid, (), found.notes)
     return grid
-
-
-def _gains(found: Interpolation) -> Iterator[str]:
-    """For each data set base, chosen and tuned."""
-    for number, letter in enumerate(letters(found)):
-        values = found.values(number)
-        yield f"{letter} {values[found.chosen]:.3f} (base {values[0]:.3f}, tuned {values[-1]:.3f})"

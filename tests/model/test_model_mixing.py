@@ -1,0 +1,85 @@
+"""Mixed weights equal the plain formula, and the ends are the very bits of base and tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipft.config.schema import ModelConfig
+from clipft.model.build import ClipModel, build
+from clipft.model.mixing import Mixture, average, mix
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def copied(clip: ClipModel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
+
+
+@pytest.fixture
+def tuned(tiny_timm_bert: Path) -> tuple[ClipModel, dict[str, Tensor]]:
+    """A model with BatchNorm whose image tower, statistics and scale moved, and its base's tensors."""
+    clip = build(ModelConfig(name=f"local-dir:{tiny_timm_bert}"), seed=0)
+    base = copied(clip)
+    generator = torch.Generator().manual_seed(3)
+    for name, tensor in clip.model.state_dict().items():
+        if name.startswith("visual.") or name == "logit_scale":
+            moved = torch.rand(tensor.shape, generator=generator)
+            tensor.copy_(tensor + (5 if name.endswith("num_batches_tracked") else moved))
+    return clip, base
+
+
+def test_the_ends_are_the_tensors_themselves() -> None:
+    base, tuned = torch.tensor([1e8, 0.1]), torch.tensor([1.0, float("inf")])
+    assert mix(base, tuned, 0.0) is base
+    assert mix(base, tuned, 1.0) is tuned
+
+
+def test_the_middle_is_the_plain_formula() -> None:
+    """WiSE-FT, equation 1."""
+    base, tuned = torch.randn(5, 7), torch.randn(5, 7)
+    assert torch.equal(mix(base, tuned, 0.3), (1 - 0.3) * base + 0.3 * tuned)
+
+
+def test_a_model_at_the_ends_is_base_and_tuned_to_the_bit(tuned: tuple[ClipModel, dict[str, Tensor]]) -> None:
+    clip, base = tuned
+    trained = copied(clip)
+    mixture = Mixture(clip, base)
+    for alpha in (0.5, 0.0):
+        mixture.put(alpha)
+    assert same(clip.model.state_dict(), base)
+    mixture.put(1.0)
+    assert same(clip.model.state_dict(), trained)
+
+
+def test_in_between_every_tensor_that_differs_is_mixed_and_no_other(tuned: tuple[ClipModel, dict[str, Tensor]]) -> None:
+    """BatchNorm's statistics and logit_scale too; what the run left alone keeps its bits."""
+    clip, base = tuned
+    trained = copied(clip)
+    mixture = Mixture(clip, base)
+    mixture.put(0.7)
+    assert "logit_scale" in mixture.names
+    for name, tensor in clip.model.state_dict().items():
+        assert (name in mixture.names) is (name.startswith("visual.") or name == "logit_scale"), name
+        if name not in mixture.names:
+            assert torch.equal(tensor, base[name]), name
+        elif name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, trained[name]), name
+        else:
+            assert torch.equal(tensor, (1 - 0.7) * base[name] + 0.7 * trained[name]), name
+    assert any(name.endswith("running_var") for name in mixture.names)
+
+
+def test_an_average_is_the_plain_mean_and_equal_tensors_stay() -> None:
+    sets = [{"w": torch.randn(3, 4), "same": torch.full((2,), 0.1), "count": torch.tensor(n)} for n in (7, 9, 2)]
+    found = average(iter(sets))
+    expected = torch.stack([each["w"] for each in sets]).double().mean(dim=0).float()
+    assert torch.equal(found["w"], expected)
+    assert torch.equal(found["same"], torch.full((2,), 0.1))
+    assert torch.equal(found["count"], torch.tensor(7))
+    assert all(torch.equal(average([sets[0]])[name], sets[0][name]) for name in sets[0])
