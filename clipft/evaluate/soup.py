@@ -24,7 +24,7 @@ from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
 from clipft.model.build import build, restore
 from clipft.model.ingredients import refuse_to_mix
-from clipft.model.mixing import average, put
+from clipft.model.mixing import average, put, refuse_new
 from clipft.model.runfiles import Checkpoint, Which, open_checkpoint
 from clipft.model.saved import SavedModel
 
@@ -44,6 +44,11 @@ class Pot:
     checkpoints: tuple[Checkpoint, ...]
     saved: SavedModel
     base: dict[str, Tensor]
+
+    @property
+    def base_name(self) -> str:
+        """What all of them started from."""
+        return str(self.checkpoints[0].state["base"])
 
     @property
     def varying(self) -> frozenset[str]:
@@ -94,6 +99,7 @@ class Soup:
     Args:
         recipe: greedy or uniform.
         names: the runs, as the user wrote them.
+        base_name: what they all started from.
         figure: what was measured; None where there was no data.
         tasted: the runs in the order in which they were tried.
         measured: the soup's own figures.
@@ -102,6 +108,7 @@ class Soup:
 
     recipe: Literal["greedy", "uniform"]
     names: tuple[str, ...]
+    base_name: str
     figure: str | None
     tasted: tuple[Tasted, ...]
     measured: Measurement | None
@@ -116,6 +123,7 @@ class Soup:
         """What `soup --json` prints."""
         return {
             "recipe": self.recipe,
+            "base": self.base_name,
             "figure": self.figure,
             "runs": [
                 {"run": self.names[each.run], "alone": each.alone, "together": each.together, "taken": each.taken}
@@ -147,6 +155,7 @@ def open_pot(names: Sequence[str], which: Which | None, device: torch.device) ->
     for name, other in zip(names[1:], checkpoints[1:], strict=True):
         refuse_to_mix(names[0], first, name, other)
     saved = SavedModel(restore(first), first.config, first.state, first.folder)
+    refuse_new(saved.clip)
     trained = [set(checkpoint.state["saved"]) for checkpoint in checkpoints]
     missing = set().union(*trained) - set.intersection(*trained)
     base: dict[str, Tensor] = {}
@@ -180,7 +189,7 @@ def cook(
     everything = tuple(range(len(pot.names)))
     if data is None and recipe == "uniform" and (odd := _other_validation(pot)):
         tasted = tuple(Tasted(number, None, None, True) for number in everything)
-        return Soup(recipe, pot.names, None, tasted, None, (f"nothing was measured: {odd}",))
+        return Soup(recipe, pot.names, pot.base_name, None, tasted, None, (f"nothing was measured: {odd}",))
     rows, notes = _held_out(pot, data)
     trials = len(everything) - 1 if recipe == "greedy" else 1
     compute = replace(compute, tick=watch(batches_of(rows, compute) * (len(everything) + trials)))
@@ -205,8 +214,8 @@ def cook(
     taken = tuple(each.run for each in tasted if each.taken)
     if recipe == "greedy":
         notes = (*notes, "the soup was chosen on these rows: keep other rows for the figure that you report")
-    soup = Soup(recipe, pot.names, figure, tasted, None, notes)
-    return replace(soup, measured=found[everything if recipe == "uniform" else taken])
+    measured = found[everything if recipe == "uniform" else taken]
+    return Soup(recipe, pot.names, pot.base_name, figure, tasted, measured, notes)
 
 
 def greedy(order: Sequence[int], value_of: Callable[[tuple[int, ...]], float], *, higher: bool) -> tuple[Tasted, ...]:
@@ -256,7 +265,7 @@ def _held_out(pot: Pot, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
     if data is not None:  # of the first run, `rows_for` has said it
         for other in pot.checkpoints[1:]:
             notes += trained_on(rows, data, other.config.data, other.config.run.seed)
-    return rows, tuple(dict.fromkeys((*target.notes, *rows.notes, *notes)))
+    return rows, tuple(dict.fromkeys((*rows.notes, *notes)))
 
 
 def _other_validation(pot: Pot) -> str:

@@ -52,11 +52,11 @@ class Mixture:
         base: the base's state dict, with the same names; only what differs is kept.
 
     Raises:
-        InputError: it has prompt vectors, between which and no vectors there is nothing.
+        InputError: it has new parameters, which the base has nothing in the place of.
     """
 
     def __init__(self, clip: ClipModel, base: Mapping[str, Tensor]) -> None:
-        refuse_prompts(clip)
+        refuse_new(clip)
         self.clip = clip
         self._ends = {
             name: (base[name].to(tensor.device, copy=True), tensor.clone())
@@ -82,15 +82,14 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             state[name].copy_(tensor)
 
 
-def refuse_prompts(clip: ClipModel) -> None:
-    """Refuse a model with prompt vectors.
+def refuse_new(clip: ClipModel) -> None:
+    """Refuse a model with new parameters, whose weights have no counterpart in the base.
 
     Raises:
         InputError: it has some.
     """
     for tower in (clip.image, clip.text):
-        if "prompt" in tower.new_groups():
+        for group in tower.new_groups():
             raise InputError(
-                f"model.{tower.name}.prompt: prompt vectors cannot be mixed with a base that has none in their place; "
-                "interpolate a run without them"
+                f"model.{tower.name}.{group}: has nothing in the base to be mixed with; interpolate a run without it"
             )

@@ -24,6 +24,7 @@ def _facts(soup: Soup) -> Table:
     grid = words_grid()
     taken = f"{len(soup.taken)} of {len(soup.names)} runs"
     grid.add_row("soup", Text(f"{soup.recipe}, {taken}", style="bold"))
+    grid.add_row("base", Text(soup.base_name))
     if soup.measured is not None and soup.figure is not None:
         grid.add_row("data", Text(soup.measured.data))
         grid.add_row("", Text(f"{WORDS[soup.figure]} · {measured_on(soup.measured)}"))
@@ -51,8 +52,10 @@ def _remarks(soup: Soup) -> Table:
     grid = words_grid()
     if soup.measured is not None and soup.figure is not None:
         value = soup.measured.figures()[soup.figure]
-        best = soup.tasted[0]
-        grid.add_row("result", Text(f"{WORDS[soup.figure]} {value:.3f}; the best run alone {_number(best.alone)}"))
+        best = f"the best run alone {_number(soup.tasted[0].alone)}"
+        if len(soup.taken) == 1:
+            best = "the best run alone, since any other makes it worse"
+        grid.add_row("result", f"{WORDS[soup.figure]} {value:.3f}: {best}")
         add_faults_and_notes(grid, soup.measured.faults, ())
     add_faults_and_notes(grid, (), soup.notes)
     return grid
