@@ -98,7 +98,8 @@ def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
     code, out, _ = run("freeze-report", ROOT / "configs" / "handclip.yaml", "--json")
     plan = json.loads(out)
     assert code == 0
-    assert plan.keys() == {"model", "lines", "parameters", "totals", "cost"}
+    assert plan.keys() == {"model", "lines", "parameters", "totals", "cost", "strategy"}
+    assert plan["strategy"] == []
     assert plan["totals"] == {"parameters": 151_277_313, "trainable": 14_832_641}
     assert plan["parameters"][0].keys() == {"name", "tower", "group", "shape", "numel", "trainable", "rule", "lr"}
     assert plan["lines"]["image"].startswith("froze embeddings + first 10/12 blocks (125 of 151 tensors")

@@ -113,9 +113,10 @@ def inspect(
 
 
 def _report_plan(loaded: Loaded) -> PlanReport:
+    from clipft.config.stages import stage_configs
     from clipft.train.prepare import report_plan  # it takes a while, and only a config needs it
 
-    return report_plan(loaded.config, with_cost=False)
+    return report_plan(stage_configs(loaded.config)[0], with_cost=False)
 
 
 @contextmanager

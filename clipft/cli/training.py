@@ -94,20 +94,33 @@ def freeze_report(
     loaded = load_config(config, overrides or (), need_data=False)
 
     import json
+    from dataclasses import asdict
 
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report
-    from clipft.train.prepare import report_plan
+    from clipft.report.strategy_view import print_strategy, strategy_lines
+    from clipft.train.prepare import report_plans
 
     with loaded.places():
-        report = report_plan(loaded.config, with_cost=as_json or not every)
+        reports = report_plans(loaded.config, with_cost=as_json or not every)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1))
+        strategy = [asdict(line) for line in strategy_lines(loaded.strategy, loaded.config)]
+        stages = [report.to_json() for report in reports]
+        several = {"stages": stages} if len(stages) > 1 else {}
+        typer.echo(json.dumps({**stages[0], "strategy": strategy, **several}, indent=1))
         return
     console = result()
-    if every:
-        print_every_parameter(report.plan, console)
-        return
-    print_freeze_report(report.plan, console, base=report.base, optimizer=loaded.config.optim.name, cost=report.cost)
-    for note in (*loaded.notes, *report.notes):
+    if not every:
+        print_strategy(loaded, console)
+    for number, report in enumerate(reports, 1):
+        if len(reports) > 1:
+            epochs = loaded.config.stages[number - 1].epochs
+            console.rule(f"stage {number} of {len(reports)} · {epochs} epochs", characters="-", align="left")
+        if every:
+            print_every_parameter(report.plan, console)
+        else:
+            optimizer = loaded.config.optim.name
+            print_freeze_report(report.plan, console, base=report.base, optimizer=optimizer, cost=report.cost)
+    notes = dict.fromkeys((*loaded.notes, *(note for report in reports for note in report.notes)))
+    for note in () if every else notes:
         console.print(f" note     {note}", markup=False, highlight=False)

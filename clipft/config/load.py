@@ -8,20 +8,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from clipft.config.legacy import in_todays_keys, is_legacy
 from clipft.config.mistakes import MOST, explain, explain_own, problem_at, show, wrong_keys
-from clipft.config.overrides import lay_over, read_overrides
+from clipft.config.overrides import Levels, lay_over, merge, node_at, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
+from clipft.config.strategies import StrategyKey, keys_for
+from clipft.config.strategy_schema import STRATEGIES, Strategies, Strategy
 from clipft.config.vocabulary import Path as KeyPath
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
 from clipft.errors import ConfigError, InputError, Problem
 
+FILE_OVER_STRATEGY = Levels("the file", "the strategy")
+_STRATEGIES: TypeAdapter[tuple[Strategy, ...]] = TypeAdapter(Strategies)
 _NO_DATA = {"train": {"builtin": "hands"}}
 
 
@@ -33,12 +38,14 @@ class Loaded:
         notes: what is to be said about how it came to be.
         source: the file as the user named it.
         tree: its values with their lines, `--set` laid over.
+        strategy: the keys that its strategy stands for.
     """
 
     config: Config
     notes: tuple[str, ...]
     source: str
     tree: Node
+    strategy: tuple[StrategyKey, ...] = ()
 
     @contextmanager
     def places(self) -> Iterator[None]:
@@ -76,9 +83,14 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
     if is_legacy(old := tree.plain()):
         raise _legacy(path, tree, old)
     changes, bad_overrides = read_overrides(overrides)
+    stands_for, bad_strategies = _strategy(merge(tree, changes))
+    problems += bad_overrides + bad_strategies
+    tree, said = lay_over(_tree_of(stands_for), tree, FILE_OVER_STRATEGY)
     tree, notes = lay_over(tree, changes)
-    problems += bad_overrides
+    notes = (*said, *notes)
     values = tree.plain()
+    if bad_strategies:
+        del values["strategy"]
     if not need_data and "data" not in values:
         values["data"] = _NO_DATA
         notes += ("data: not given; training needs data.train",)
@@ -91,7 +103,34 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
         problems += [problem_at(tree, key, message) for key, message in missing(values.get("data"))]
     if problems:
         raise ConfigError(str(path), _in_order(problems))
-    return Loaded(config, notes, str(path), tree)
+    return Loaded(config, notes, str(path), tree, stands_for)
+
+
+def _strategy(tree: Node) -> tuple[tuple[StrategyKey, ...], list[Problem]]:
+    """The keys that the strategy stands for, or what is wrong with it."""
+    asked = tree.value.get("strategy") if isinstance(tree.value, dict) else None
+    if asked is None:
+        return (), []
+    try:
+        return keys_for(_STRATEGIES.validate_python(asked.plain())), []
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = [str(part) for part in first["loc"] if part not in STRATEGIES and not isinstance(part, int)]
+        sentence = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
+        found = "" if first["type"] == "value_error" else f", found {show(first['input'])}"
+        key = f"{where[0]}: " if where else ""
+        return (), [problem_at(tree, ("strategy",), f"{key}{sentence}{found}")]
+    except ValueError as error:
+        return (), [problem_at(tree, ("strategy",), str(error))]
+
+
+def _tree_of(keys: Iterable[StrategyKey]) -> Node:
+    """The level below the file."""
+    return reduce(merge, (node_at(key.path, _leaf(key.value)) for key in keys), Node({}, None))
+
+
+def _leaf(value: Any) -> Node:
+    return Node({}, None) if value == {} else Node(value, None)
 
 
 def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from clipft.config.mistakes import show
@@ -31,25 +31,42 @@ def read_overrides(overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
             continue
         problems += [replace(p, line=None, key=f"{key.strip()}.{p.key}", place="--set") for p in doubled]
         leaf = _without_lines(value) if value is not None else Node(None, None)
-        tree = merge(tree, reduce(lambda below, part: Node({part: below}, None), reversed(parts), leaf))
+        tree = merge(tree, node_at(parts, leaf))
     return tree, problems
 
 
-def lay_over(tree: Node, changes: Node) -> tuple[Node, tuple[str, ...]]:
-    """The file with the overrides over it, and a note for each key that an override clears.
+def node_at(path: Sequence[str], leaf: Node) -> Node:
+    """A tree that has nothing but this leaf, at this path, on no line."""
+    return reduce(lambda below, part: Node({part: below}, None), reversed(path), leaf)
 
-    A freeze key clears the tower's freeze keys below it, since precedence rules within one level only; another kind
-    of source clears the old source.
+
+@dataclass(frozen=True)
+class Levels:
+    """What two levels are called: the upper one's keys win."""
+
+    upper: str
+    lower: str
+
+
+SET_OVER_FILE = Levels("--set", "the file")
+
+
+def lay_over(tree: Node, changes: Node, levels: Levels = SET_OVER_FILE) -> tuple[Node, tuple[str, ...]]:
+    """The lower level with the upper one over it, and a note for each key that the upper one clears.
+
+    A freeze key that says something clears the tower's freeze keys below it, since precedence rules within one level
+    only; another kind of source clears the old source.
     """
     notes: list[str] = []
     for tower in ("image", "text"):
         path = ("model", tower)
-        if written := _section(changes, path).keys() & set(FREEZE_KEYS):
-            tree = _clear(tree, path, set(FREEZE_KEYS) - written, written, notes)
+        there = _section(changes, path)
+        if written := {key for key in FREEZE_KEYS if key in there and there[key].value is not None}:
+            tree = _clear(tree, path, set(FREEZE_KEYS) - there.keys(), written, levels, notes)
     for path in (("data", "train"), ("data", "val")):
         kind, old = _section(changes, path).keys() & set(SOURCES), _section(tree, path).keys()
         if kind and not kind & old and old & set(SOURCES):
-            tree = _clear(tree, path, old, kind, notes)
+            tree = _clear(tree, path, old, kind, levels, notes)
     return merge(tree, changes), tuple(notes)
 
 
@@ -73,11 +90,13 @@ def _section(tree: Node, path: tuple[str, ...]) -> dict[str, Node]:
     return tree.value if isinstance(tree.value, dict) else {}
 
 
-def _clear(tree: Node, path: tuple[str, ...], keys: Collection[str], by: Collection[str], notes: list[str]) -> Node:
+def _clear(
+    tree: Node, path: tuple[str, ...], keys: Collection[str], by: Collection[str], levels: Levels, notes: list[str]
+) -> Node:
     """`tree` without `keys` of the section at `path`; a note tells those that said something."""
     gone = {key: node for key, node in _section(tree, path).items() if key in keys}
     if said := ", ".join(f"{key}: {show(node.plain())}" for key, node in gone.items() if node.value is not None):
-        notes.append(f"{'.'.join(path)}: {', '.join(sorted(by))} of --set clears {said} of the file")
+        notes.append(f"{'.'.join(path)}: {', '.join(sorted(by))} of {levels.upper} clears {said} of {levels.lower}")
     return _without(tree, path, gone) if gone else tree
 
 

@@ -19,7 +19,11 @@ from clipft.config.additions_schema import (
     LoraConfig,
     TextPromptConfig,
 )
+from clipft.config.loss_schema import LossConfig
+from clipft.config.optim_schema import OptimConfig
 from clipft.config.source_schema import Source, SourceOrFraction
+from clipft.config.stage_schema import StageConfig
+from clipft.config.strategy_schema import Strategies
 from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
@@ -198,105 +202,7 @@ class DataConfig(Section):
         return value
 
 
-# --- loss, optimiser, loop -----------------------------------------------------------------------
-
-
-class LossConfig(Section):
-    """What training makes small."""
-
-    type: Literal["auto", "contrastive", "siglip", "classifier"] = "auto"
-    """auto takes siglip where the model has a logit_bias, else contrastive; classifier trains a
-    linear head on labels."""
-    features: Literal["projected", "pooled"] = "projected"
-    """What the classifier sees: the projected feature, or the pooled one before the projection."""
-    init: Literal["prompts", "random"] = "prompts"
-    """The classifier starts from the text features of the class prompts (WiSE-FT, section 3), or at random."""
-    cosine: bool = False
-    """Normalise the classifier's weights too, so that logits are scaled cosines."""
-    bias: bool = True
-    """Whether the classifier has a bias, started at zero."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the classifier's target that is spread over all classes."""
-    class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
-    """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced
-    (inverse to its count)."""
-
-    @field_validator("type", mode="before")
-    @classmethod
-    def _no_captioning(cls, value: object) -> object:
-        if isinstance(value, str) and value.lower() in ("caption", "captioning", "coca"):
-            raise ValueError(
-                f"{value}: a captioning loss is not built; CoCa trains contrastively here, with its decoder frozen: "
-                "write auto"
-            )
-        return value
-
-    @model_validator(mode="after")
-    def _classifier_only(self) -> LossConfig:
-        refuse(self._mistakes())
-        return self
-
-    def _mistakes(self) -> Iterator[str]:
-        if self.type == "classifier":
-            if self.features == "pooled" and self.init == "prompts":
-                yield (
-                    "init: prompts have the projected width, not the pooled one; "
-                    "write init: random with features: pooled"
-                )
-            return
-        for key in ("features", "init", "cosine", "bias", "label_smoothing", "class_weights"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                yield f"{key}: is for type: classifier, not {self.type}"
-
-
-class GroupConfig(Section):
-    """A rate or a decay for the parameters whose name a pattern matches."""
-
-    pattern: Pattern
-    """A regular expression over full parameter names, under the number rule of freeze_pattern."""
-    lr: Rate | None = None
-    """Learning rate of what it matches: a number or a factor of optim.lr."""
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """Weight decay of what it matches."""
-
-
-class OptimConfig(Section):
-    """The optimiser, its rates and their schedule."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """The optimiser; sgd has momentum."""
-    lr: PositiveFloat = 1.0e-5
-    """Learning rate of the backbones (1e-5: FLYP)."""
-    lr_heads: Rate | None = None
-    """Learning rate of projections and classifier: a number or a factor of lr; null takes lr."""
-    lr_new: Rate | None = None
-    """Learning rate of LoRA, adapters and prompt vectors: a number or a factor of lr; null takes lr."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """Pull toward zero, never on biases, norms, embeddings and scales (0.1: FLYP, WiSE-FT)."""
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.98)
-    """Adam's two averages (CLIP, table 18)."""
-    eps: PositiveFloat = 1.0e-6
-    """Adam's guard against division by zero (CLIP, table 18, ViT)."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of sgd (0.9: LIFT)."""
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The rate that the schedule falls to (0: open_clip_train's cosine)."""
-    clip_norm: PositiveFloat | None = 1.0
-    """Gradients are scaled down to this norm; null never (1.0: WiSE-FT)."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after the warm-up (cosine: FLYP, WiSE-FT)."""
-    warmup: Annotated[float, Field(ge=0)] = 0.05
-    """Steps over which the rate rises: below 1 a fraction of all steps, else a number of steps
-    (FLYP and WiSE-FT: 500 steps, more than a small run has; hence a fraction)."""
-    groups: Annotated[tuple[GroupConfig, ...], Field(strict=False)] = ()
-    """Rates and decay by parameter name; the last pattern that matches rules."""
-
-    @field_validator("betas")
-    @classmethod
-    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError("expected two numbers from 0 to below 1")
-        return value
+# --- loop ----------------------------------------------------------------------------------------
 
 
 class EarlyStopConfig(Section):
@@ -313,6 +219,8 @@ class TrainConfig(Section):
 
     epochs: Annotated[int, Field(ge=1)] = 10
     """Passes over the training data (10: FLYP, WiSE-FT)."""
+    first_epoch: Annotated[int, Field(ge=0)] = 0
+    """Which epoch of order and augmentation the run begins with, where it goes on from another run's weights."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows a step; under a contrastive loss the other rows are the negatives (FLYP and WiSE-FT: 256 and more, on
     several GPUs; 64 fits into one)."""
@@ -371,6 +279,9 @@ class RunConfig(Section):
 class Config(Section):
     """One fine-tuning run."""
 
+    strategy: Strategies = ()
+    """Defaults for the keys below, by name: full, freeze_image, freeze_text, heads, last_layers, prompt, lora, adapter,
+    differential_lr, logit_scale, linear_probe; several in a list. Keys that are written win."""
     model: ModelConfig
     data: DataConfig
     loss: LossConfig = LossConfig()
@@ -379,6 +290,8 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     run: RunConfig = RunConfig()
+    stages: Annotated[tuple[StageConfig, ...], Field(strict=False)] = ()
+    """Spans of epochs one after the other, each with its own plan; none is one stage of train.epochs."""
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Config:
@@ -393,5 +306,8 @@ class Config(Section):
             yield "train.early_stop: watches data.val, which is null"
         if best is not None and val is None:
             yield "evaluate.best: is measured on data.val, which is null"
+        epochs = sum(stage.epochs for stage in self.stages)
+        if self.stages and self.train.epochs not in (epochs, TrainConfig.model_fields["epochs"].default):
+            yield f"train.epochs: {self.train.epochs}, but the stages have {epochs} together; leave it out"
         if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
             yield f"train.batch_size: a {self.loss.type} loss needs at least 2 rows a batch: one pair has no negatives"

@@ -131,7 +131,7 @@ def target_of(name: str, saved: SavedModel) -> Target:
         classes=saved.classes,
         templates=saved.templates,
         class_names=saved.config.data.class_names,
-        pooled=saved.config.loss.features == "pooled",
+        pooled=saved.state["features"] == "pooled",
         config=saved.config,
         notes=saved.clip.notes,
     )

@@ -11,8 +11,9 @@ from math import prod
 
 from torch import nn
 
+from clipft.config.optim_schema import OptimConfig
 from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import LogitScaleConfig, ModelConfig, OptimConfig, TowerConfig
+from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line

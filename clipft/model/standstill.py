@@ -50,12 +50,13 @@ def moving_modules(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Modul
     """
     modes: dict[str, _Mode] = {}
     by_name = {p.name: p for p in plan.parameters}
-    planned = {id(parameter): by_name[name] for name, parameter in model.named_parameters()}
+    # a head that a later stage of the run puts on is not in the plans of the earlier ones
+    planned = {id(parameter): by_name[name] for name, parameter in model.named_parameters() if name in by_name}
     own_dropouts = {dropout_name(tower) for tower in ("image", "text")}
     for name, module in model.named_modules():  # parents come before their children
-        inside = [planned[id(p)] for p in module.parameters()]
+        inside = [planned[id(p)] for p in module.parameters() if id(p) in planned]
         inside = [p for p in inside if p.group not in NEW] or inside
-        own = [planned[id(p)] for p in module.parameters(recurse=False)]
+        own = [planned[id(p)] for p in module.parameters(recurse=False) if id(p) in planned]
         moves = any(p.trainable for p in own or inside)
         # a bare projection beside a backbone's parameters has no say over the dropout between those
         backbone = [p for p in own if p.group != "projection" and p.tower != "heads"]

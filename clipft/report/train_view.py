@@ -65,6 +65,7 @@ class TrainView:
         default=(0, 0, 0, 0), init=False
     )  # epoch, epochs, step in it, steps an epoch
     _step_s: float = field(default=0.0, init=False)
+    _columns: list[str] = field(default_factory=list, init=False)
     _printed_at: float = field(default=0.0, init=False)
 
     def say(self, line: str = "", *, style: str = "", wrap: bool = True) -> None:
@@ -179,11 +180,14 @@ class TrainView:
 
     def table_head(self, metrics: Mapping[str, float]) -> None:
         """The head of the table of evaluations."""
-        columns = "".join(f"{WORDS[name]:>18}" for name in headlines(metrics))
+        self._columns = headlines(metrics)
+        columns = "".join(f"{WORDS[name]:>18}" for name in self._columns)
         self.say(f" {'epoch':>5}{'train loss':>12}{columns}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
-        """One evaluation."""
+        """One evaluation, under a head of its own where a stage measures something else."""
+        if headlines(metrics) != self._columns:
+            self.table_head(metrics)
         figures = "".join(f"{metrics[name]:>18.3f}" for name in headlines(metrics))
         self.say(f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'  best' if best else ''}")
 

@@ -42,20 +42,20 @@ class Kept:
     epoch_end: bool
 
 
-def saved_names(model: nn.Module, plan: Plan, *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
+def saved_names(model: nn.Module, plans: Sequence[Plan], *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
     """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, and resized positions.
 
     Args:
         model: the model with its classifier.
-        plan: what trains.
+        plans: what trains, and what trained in earlier stages.
         everything: hold the frozen tensors too, since a random base cannot be fetched again.
         resized: parameters that were resampled from the base's, on another processor to other bits.
     """
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for p in plan.trainable} | set(resized)
-    moving = {name for name, _ in moving_modules(model, plan)}
+    trains = {p.name for plan in plans for p in plan.trainable} | set(resized)
+    moving = {name for plan in plans for name, _ in moving_modules(model, plan)}
     buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
     return [name for name in state if name in trains or name in buffers]
 

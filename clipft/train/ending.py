@@ -40,7 +40,8 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
     for name in headlines(finished.tuned):
-        view.say(f" {WORDS[name]:<18} {finished.base[name]:.3f} -> {finished.tuned[name]:.3f}", style="bold")
+        base = f"{finished.base[name]:.3f}" if name in finished.base else "-"  # a later stage's classifier
+        view.say(f" {WORDS[name]:<18} {base} -> {finished.tuned[name]:.3f}", style="bold")
     _say_if_base_was_better(finished, prepared, view)
     view.say()
     for command in next_commands(finished.folder, prepared.splits.train):
@@ -62,7 +63,7 @@ def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
 
 def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainView) -> None:
     name = prepared.config.evaluate.best or next(iter(headlines(finished.tuned)[1:]), None)
-    if name is None:
+    if name is None or name not in finished.base:
         return
     base, tuned = finished.base[name], finished.tuned[name]
     if base > tuned if higher_is_better(name) else base < tuned:

@@ -78,6 +78,10 @@ class Evaluations:
         """The epoch that the step belongs to, counted from 1; 0 is the base."""
         return -(-self.progress.step // self._per_epoch)
 
+    def enter(self, prepared: Prepared, started: Started) -> None:
+        """Go on with another stage of the run."""
+        self.prepared, self.started = prepared, started
+
     def take(self, figures: dict[str, float], step: int) -> None:
         """Make these the newest figures."""
         self.latest, self._latest_step = figures, step
@@ -127,7 +131,8 @@ class Evaluations:
             )
 
     def _write(self, measurement: Measurement) -> None:
-        self.log.write("evaluation", stage=0, epoch=self.epoch, step=self.progress.step, **measurement.to_json())
+        stage, epoch = self.prepared.stage.number, self.epoch
+        self.log.write("evaluation", stage=stage, epoch=epoch, step=self.progress.step, **measurement.to_json())
 
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))
@@ -136,7 +141,7 @@ class Evaluations:
         name = self.prepared.config.evaluate.best
         if name is None:
             return False
-        value, best = self.latest[name], self.progress.best
+        value, best = self.latest.get(name, math.nan), self.progress.best  # an earlier stage may not measure it
         if not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
             return False
         self.progress.best = Best(value, self.progress.step, self.epoch)
@@ -150,7 +155,7 @@ class Evaluations:
             return True
         name = early.metric or config.evaluate.best
         assert name is not None  # the schema asks for one of them
-        value = self.latest[name]
+        value = self.latest.get(name, math.nan)
         first = self.progress.watched is None and math.isfinite(value)
         if first or (self.progress.watched is not None and _better(name, value, self.progress.watched)):
             self.progress.watched, self.progress.since_best = value, 0

@@ -36,21 +36,31 @@ class Keeper:
 
     Args:
         run: the run's folder.
+        stages: the run's stages until the one that trains now.
         evaluations: whose newest figures a checkpoint records; None where nothing is measured.
-        frozen: the hashes of all that stands still, taken once.
+        frozen: the hashes of all that stands still in this stage, taken once.
     """
 
     run: Path
-    prepared: Prepared
+    stages: tuple[Prepared, ...]
     started: Started
     progress: Progress
     evaluations: Evaluations | None
-    frozen: dict[str, str]
-    _names: list[str] = field(init=False)
+    frozen: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        clip = self.started.clip
-        self._names = saved_names(clip.model, self.prepared.plan, everything=clip.random, resized=clip.resized)
+    @property
+    def prepared(self) -> Prepared:
+        """The stage that trains now."""
+        return self.stages[-1]
+
+    @property
+    def _names(self) -> list[str]:
+        clip, plans = self.started.clip, [stage.plan for stage in self.stages]
+        return saved_names(clip.model, plans, everything=clip.random, resized=clip.resized)
+
+    def enter(self, prepared: Prepared, started: Started) -> None:
+        """Go on with the next stage of the run."""
+        self.stages, self.started = (*self.stages, prepared), started
 
     @property
     def bytes(self) -> int:

@@ -84,12 +84,14 @@ class Rhythm:
     """When to measure.
 
     Args:
-        epochs: epochs of the run.
+        epochs: epochs of the run until the stage's end.
         evaluate_every: steps between evaluations, or None for each epoch's end.
+        first_epoch: which epoch of order and augmentation the run begins with.
     """
 
     epochs: int
     evaluate_every: int | None = None
+    first_epoch: int = 0
 
 
 def run_loop(
@@ -103,7 +105,7 @@ def run_loop(
     evaluate: Callable[[], bool],
     save: Callable[[], None],
 ) -> None:
-    """Train from where `progress` stands to the last epoch.
+    """Train from where `progress` stands to the stage's last epoch.
 
     Args:
         stepper: takes a step.
@@ -119,7 +121,7 @@ def run_loop(
         epoch = progress.epoch + 1
         watcher.epoch_begins(epoch)
         progress.epoch_losses = []
-        for batch, waited, started in _timed(batches.epoch(progress.epoch)):
+        for batch, waited, started in _timed(batches.epoch(rhythm.first_epoch + progress.epoch)):
             set_rates(stepper.optimizer, schedule, progress.step)
             result = stepper(batch)
             progress.step += 1
@@ -127,7 +129,7 @@ def run_loop(
             progress.epoch_losses.append(result.loss)
             seconds = time.perf_counter() - started
             watcher.step(StepFacts(epoch, progress.step, result, batch, seconds, waited))
-            if rhythm.evaluate_every and progress.step % rhythm.evaluate_every == 0 and progress.step < schedule.steps:
+            if rhythm.evaluate_every and progress.step % rhythm.evaluate_every == 0 and progress.step < schedule.end:
                 progress.stopped_early = not evaluate()
                 if progress.stopped_early:
                     break

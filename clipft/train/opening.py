@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipft.config.load import Loaded
@@ -11,6 +12,7 @@ from clipft.model.fill import RANDOM_BASE
 from clipft.model.tokenizer import Tokenizer
 from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
+from clipft.report.strategy_view import print_strategy
 from clipft.report.train_view import TrainView
 from clipft.train import arithmetic
 from clipft.train.keeper import Keeper
@@ -20,22 +22,58 @@ from clipft.train.start import Started
 from clipft.train.watch import peak_rates
 
 
-def show_plan(prepared: Prepared, loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
-    """Say where the run goes, what will train, on what, for how long; then what is odd about it."""
+def show_plan(stages: Sequence[Prepared], loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
+    """Say where the run goes, what will train, on what, for how long; then what is odd about it.
+
+    Args:
+        stages: the run's, of which the first is told whole; see `show_stage` for the others.
+    """
+    prepared = stages[0]
     for note in notes:
         view.note(note)
-    optimizer, base = prepared.config.optim.name, prepared.meta.base
-    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
-    view.facts(reckoning(prepared))
+    view.show(lambda console: print_strategy(loaded, console))
+    if len(stages) > 1:
+        view.facts([("stages", stages_in_words(stages))])
+    _show_report(prepared, view)
     for note in (*loaded.notes, *prepared.splits.notes):
         view.note(note)
     for warning in prepared.splits.warnings:
         view.warn(warning)
-    pretrained = prepared.meta.base != RANDOM_BASE
+    for stage in stages:
+        _warn(stage, view)
+
+
+def show_stage(prepared: Prepared, view: TrainView) -> None:
+    """Say what the next stage trains, for how long and at which rates."""
+    stage = prepared.stage
+    state = "afresh" if stage.fresh_optimizer else "as it stands, for what stays trainable"
+    view.facts([("stage", f"{stage.number + 1} of {stage.count} begins; optimiser {state}")])
+    _show_report(prepared, view)
+
+
+def stages_in_words(stages: Sequence[Prepared]) -> str:
+    """A line a stage: how long it is and how much trains."""
+    return "\n".join(
+        f"{p.stage.number + 1} of {p.stage.count}: {p.config.train.epochs} epochs, "
+        f"{p.plan.totals()['trainable']:,} parameters train"
+        + (f", {p.loss} loss" if len({s.loss for s in stages}) > 1 else "")
+        for p in stages
+    )
+
+
+def _show_report(prepared: Prepared, view: TrainView) -> None:
+    optimizer, base = prepared.config.optim.name, prepared.meta.base
+    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
+    view.facts(reckoning(prepared))
+
+
+def _warn(prepared: Prepared, view: TrainView) -> None:
+    pretrained, stage = prepared.meta.base != RANDOM_BASE, prepared.stage
+    place = f"stage {stage.number + 1}: " if stage.count > 1 else ""
     for warning in arithmetic.warnings(
         prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
     ):
-        view.warn(warning)
+        view.warn(f"{place}{warning}")
 
 
 def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
@@ -62,7 +100,7 @@ def resume_in_words(progress: Progress, started: Started) -> str:
     """What a checkpoint brought back, and the rate before and after (P35)."""
     peak = max(group["peak"] for group in started.stepper.optimizer.param_groups)
     before = started.schedule.rate(peak, max(0, progress.step - 1))
-    after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.steps else 0.0
+    after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.end else 0.0
     return (
         f"weights, optimiser, schedule and random states of step {progress.step} (epoch {progress.epoch}); "
         f"learning rate {before:.3g} at that step, {after:.3g} at the next, as scheduled"

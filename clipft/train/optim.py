@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipft.config.schema import OptimConfig
+from clipft.config.optim_schema import OptimConfig
 from clipft.errors import ClipftError
 from clipft.model.plan import Plan
 from clipft.model.rates import groups
@@ -22,21 +22,29 @@ class Schedule:
 
     Args:
         kind: cosine, linear or constant.
-        steps: optimiser steps in all.
+        steps: its optimiser steps.
         warmup: steps of linear rise at the start.
         min_lr: the rate it falls to (never above a group's peak).
+        first: the run's steps before it.
     """
 
     kind: str
     steps: int
     warmup: int
     min_lr: float
+    first: int = 0
+
+    @property
+    def end(self) -> int:
+        """The run's steps at its end."""
+        return self.first + self.steps
 
     def rate(self, peak: float, step: int) -> float:
-        """The rate of step `step`, counted from 0, in a group with this peak.
+        """The rate of the run's step `step`, counted from 0, in a group with this peak.
 
         Warm-up and cosine are those of open_clip_train 3.3 (scheduler.py), so that runs can be compared.
         """
+        step -= self.first
         if step < self.warmup:
             return peak * (step + 1) / self.warmup
         if self.kind == "constant":
@@ -112,6 +120,15 @@ def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tenso
         parameter = trained[name]
         # fused Adam keeps its `step` with the parameter, plain Adam on the CPU; each takes either
         optimizer.state[parameter] = {slot: _placed(slot, value, parameter) for slot, value in slots.items()}
+
+
+def carry_over(optimizer: torch.optim.Optimizer, before: torch.optim.Optimizer) -> None:
+    """Give an optimiser the state that the one before it had, for the parameters that both train."""
+    ours = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for group in before.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) in ours and parameter in before.state:
+                optimizer.state[parameter] = before.state[parameter]
 
 
 def _placed(slot: str, value: Tensor, parameter: Tensor) -> Tensor:

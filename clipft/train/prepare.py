@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipft.config.schema import Config, LossConfig
+from clipft.config.loss_schema import LossConfig
+from clipft.config.schema import Config
+from clipft.config.stages import stage_configs
 from clipft.data.captions import RepeatReport, repeats
 from clipft.data.rows import Rows
 from clipft.data.sources import Splits, read_source, read_splits
@@ -30,11 +33,32 @@ from clipft.train.precision import choose_device, expected
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What is known of a run before its weights.
+class Stage:
+    """A span of a run's epochs, counted from the run's start.
 
     Args:
-        config: what was asked.
+        number: counted from 0.
+        count: how many stages the run has.
+        first_epoch: epochs before it.
+        first_step: steps before it.
+        last_epoch: epochs until its end.
+        fresh_optimizer: whether the optimiser starts afresh.
+    """
+
+    number: int
+    count: int
+    first_epoch: int
+    first_step: int
+    last_epoch: int
+    fresh_optimizer: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a run, or of one of its stages, before its weights.
+
+    Args:
+        config: what was asked; of a stage, as if it were a run of its own.
         loss: contrastive, siglip or classifier; `auto` is resolved.
         splits: the rows.
         meta: the model without weights.
@@ -42,6 +66,7 @@ class Prepared:
         repeats: how often captions and classes come again.
         arithmetic: steps, warm-up, negatives.
         data_sha256: changes when a row, a caption or a class does.
+        stage: which span of the run this is.
     """
 
     config: Config
@@ -52,6 +77,7 @@ class Prepared:
     repeats: RepeatReport
     arithmetic: Arithmetic
     data_sha256: str
+    stage: Stage
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -60,7 +86,12 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Read the data and make the plan.
+    """The run's first stage; see `prepare_stages`."""
+    return prepare_stages(config)[0]
+
+
+def prepare_stages(config: Config) -> tuple[Prepared, ...]:
+    """Read the data and make the plan of each stage; one where the config names none.
 
     Raises:
         InputError: the data cannot be read, the loss does not fit, nothing trains, or the run makes no sense.
@@ -71,17 +102,50 @@ def prepare(config: Config) -> Prepared:
     splits = read_splits(config.data, config.run.seed)
     meta = build_meta(config.model)
     check_pooled(meta)
+    found, digest = repeats(splits.train), data_sha256(splits)
+    stages: list[Prepared] = []
+    for number, own in enumerate(stage_configs(config)):
+        with stage_named(config, number):
+            loss = _loss_of(own, meta, splits, stages[-1].loss if stages else "")
+            plan = plan_of(own, meta, loss, splits.train.classes)
+            sums = work_out(own, len(splits.train), found)
+        stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, _stage(config, number, sums)))
+    return tuple(stages)
+
+
+@contextmanager
+def stage_named(config: Config, number: int) -> Iterator[None]:
+    """Say which stage a mistake is of, where there are several."""
+    try:
+        yield
+    except InputError as error:
+        if not config.stages:
+            raise
+        raise InputError(f"stages[{number}]: {error}") from None
+
+
+def _stage(config: Config, number: int, sums: Arithmetic) -> Stage:
+    """The place of a stage in its run."""
+    if not config.stages:
+        return Stage(0, 1, 0, 0, config.train.epochs, fresh_optimizer=True)
+    before = sum(stage.epochs for stage in config.stages[:number])
+    own = config.stages[number]
+    first_step = before * sums.steps_per_epoch
+    return Stage(number, len(config.stages), before, first_step, before + own.epochs, own.reset_optimizer)
+
+
+def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: str) -> str:
+    """The loss of a stage, checked against the rows and the stage before."""
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    if loss != "classifier" and before == "classifier":
+        raise InputError(f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first")
     if loss != "classifier" and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
     if splits.val is not None:
         check_rows(splits.val, loss, "data.val")
     class_weights(config.loss, splits.train)
-    plan = plan_of(config, meta, loss, splits.train.classes)
-    found = repeats(splits.train)
-    sums = work_out(config, len(splits.train), found)
-    return Prepared(config, loss, splits, meta, plan, found, sums, data_sha256(splits))
+    return loss
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
@@ -122,8 +186,17 @@ class PlanReport:
         return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
 
 
+def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
+    """The plan of each stage without weights; see `report_plan`."""
+    reports = []
+    for number, own in enumerate(stage_configs(config)):
+        with stage_named(config, number):
+            reports.append(report_plan(own, with_cost=with_cost))
+    return tuple(reports)
+
+
 def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
-    """The plan without weights; the data is asked only for its classes, and only by a classifier.
+    """The plan of one stage without weights; the data is asked only for its classes, and only by a classifier.
 
     Args:
         with_cost: count what a step costs, which takes a second or more.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +17,12 @@ import torch
 import clipft
 from clipft.config.dump import dump_config
 from clipft.config.load import Loaded
-from clipft.config.schema import AugmentConfig
+from clipft.config.schema import AugmentConfig, Config
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts
 from clipft.errors import ClipftError, InputError
-from clipft.model.runfiles import CONFIG
+from clipft.model.runfiles import CONFIG, peek_state
 from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.report.train_view import TrainView, in_time
 from clipft.train.checkpoint import set_aside, write_whole
@@ -32,32 +33,45 @@ from clipft.train.interrupts import Interrupts, remember_interrupts
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress, Rhythm, run_loop
 from clipft.train.metrics_log import MetricsLog, check_tensorboard
-from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_start
+from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_stage, show_start
 from clipft.train.optim import set_rates
-from clipft.train.prepare import Prepared, prepare
-from clipft.train.start import Started, start
+from clipft.train.prepare import Prepared, prepare_stages
+from clipft.train.start import Started, next_stage, start
 from clipft.train.watch import Watch
 
 SHEET = "first-batch.jpg"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ready:
-    """A run whose weights are loaded, before its first evaluation.
+    """A run whose weights are loaded.
 
     Args:
-        frozen: the hashes of all that must stand still.
+        prepared: the stage that trains now, or comes next.
+        later: the stages after it.
+        started: what that stage trains with.
         evaluations: None where nothing is measured.
+        checked: how many frozen tensors were found unmoved at the end of their stage.
     """
 
     prepared: Prepared
+    later: tuple[Prepared, ...]
     started: Started
     progress: Progress
     view: TrainView
     log: MetricsLog
     evaluations: Evaluations | None
     keeper: Keeper
-    frozen: dict[str, str]
+    checked: int = 0
+
+    def next_stage(self) -> None:
+        """Put the next stage's plan on the model."""
+        self.prepared, *later = self.later
+        self.later = tuple(later)
+        self.started = next_stage(self.prepared, self.started)
+        self.keeper.enter(self.prepared, self.started)
+        if self.evaluations is not None:
+            self.evaluations.enter(self.prepared, self.started)
 
 
 def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -> Finished:
@@ -72,7 +86,8 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     began = time.monotonic()
     folder = choose_folder(loaded.config, name, resume=resume)
     ready = _get_ready(loaded, folder, view, write=True)
-    view.begin(loaded.config.train.epochs, ready.prepared.arithmetic.steps_per_epoch)
+    last = (ready.prepared, *ready.later)[-1]
+    view.begin(last.stage.last_epoch, last.arithmetic.steps_per_epoch)
     try:
         with remember_interrupts() as interrupts:
             if folder.resume_from is None:
@@ -81,11 +96,14 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
             else:
                 _take_up(ready, folder.resume_from, folder.damaged)
             _train(ready, interrupts)
+            while ready.later and not ready.progress.stopped_early:
+                ready.next_stage()
+                show_stage(ready.prepared, view)
+                _train(ready, interrupts)
     finally:
         view.stop()
         ready.log.close()
-    checked = check_frozen(ready.frozen, frozen_hashes(ready.started.clip.model, ready.prepared.plan))
-    finished = _finish(ready, checked)
+    finished = _finish(ready)
     show_end(finished, ready.prepared, ready.progress, view, time.monotonic() - began)
     return finished
 
@@ -104,16 +122,18 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
         view.note(f"the base on one evaluation batch, {count} of {len(rows)} rows:")
         ready.evaluations.rows = rows.take(np.linspace(0, len(rows) - 1, count, dtype=np.int64))
         ready.evaluations.measure_base()
+    frozen = frozen_hashes(ready.started.clip.model, prepared.plan)
     set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
     batches = _batches(prepared, ready.started)
-    batch = next(batches.epoch(0))
+    batch = next(batches.epoch(loaded.config.train.first_epoch))
     set_rates(stepper.optimizer, ready.started.schedule, 0)
     stepper(batch)
     seconds = time.monotonic() - begin
     batches.close()
-    check_frozen(ready.frozen, frozen_hashes(ready.started.clip.model, prepared.plan))
-    steps = prepared.arithmetic.steps
+    check_frozen(frozen, frozen_hashes(ready.started.clip.model, prepared.plan))
+    last = (prepared, *ready.later)[-1]
+    steps = last.stage.first_step + last.arithmetic.steps
     words = f"one step took {seconds:.1f} s, loading included; {steps} steps would take at most about "
     words += f"{in_time(seconds * steps)} and write to {folder.path}. Nothing was written"
     view.facts([("dry run", words)])
@@ -124,24 +144,33 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
     config = loaded.config
     if config.run.tensorboard:
         check_tensorboard()
-    prepared = prepare(config)
-    if prepared.splits.val is not None:
-        check_metrics(config, prepared.splits.val, prepared.loss)
-    show_plan(prepared, loaded, view, folder.notes)
+    stages = prepare_stages(config)
+    if stages[0].splits.val is not None:
+        check_metrics(config, stages[0].splits.val, stages[-1].loss)
+    number = _stage_of(folder, stages)
+    show_plan(stages, loaded, view, folder.notes)
+    prepared = stages[number]
     started = start(prepared)
     show_start(prepared, started, view)
     if write:
-        _open_folder(folder, prepared)
+        _open_folder(folder, config, stages)
         view.log_to(folder.path / "log.txt")
     resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
     progress = Progress()
     log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
     evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
-    frozen = frozen_hashes(started.clip.model, prepared.plan)
-    keeper = Keeper(folder.path, prepared, started, progress, evaluations, frozen)
+    keeper = Keeper(folder.path, stages[: number + 1], started, progress, evaluations)
     view.facts([("disk", disk_in_words(keeper, prepared))])
-    return Ready(prepared, started, progress, view, log, evaluations, keeper, frozen)
+    return Ready(prepared, stages[number + 1 :], started, progress, view, log, evaluations, keeper)
+
+
+def _stage_of(folder: RunFolder, stages: Sequence[Prepared]) -> int:
+    """The stage that wrote the checkpoint to go on from; the first for a new run."""
+    if folder.resume_from is None:
+        return 0
+    epoch: int = peek_state(folder.resume_from)["epoch"]
+    return next(number for number, prepared in enumerate(stages) if epoch <= prepared.stage.last_epoch)
 
 
 def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
@@ -171,10 +200,11 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
 def _train(ready: Ready, interrupts: Interrupts) -> None:
     prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
     config, evaluations = prepared.config, ready.evaluations
+    keeper.frozen = frozen_hashes(started.clip.model, prepared.plan)
     _encode_frozen_texts(prepared, started, view)
     set_modes(started.clip.model, prepared.plan, training=True)
     every = config.evaluate.every
-    rhythm = Rhythm(config.train.epochs, None if every == "epoch" else every)
+    rhythm = Rhythm(prepared.stage.last_epoch, None if every == "epoch" else every, config.train.first_epoch)
     if evaluations is not None and rhythm.evaluate_every is not None:
         evaluations.on_best = lambda: keeper.save(epoch_end=False)
     batches = _batches(prepared, started)
@@ -196,6 +226,7 @@ def _train(ready: Ready, interrupts: Interrupts) -> None:
         raise told from error
     finally:
         batches.close()
+    ready.checked += check_frozen(keeper.frozen, frozen_hashes(started.clip.model, prepared.plan))
     if batches.bad:
         total = len(prepared.splits.train)
         view.note(f"{len(batches.bad)} of {total} training images could not be decoded and others took their place")
@@ -224,7 +255,7 @@ def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) 
     )
 
 
-def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
+def _open_folder(folder: RunFolder, config: Config, stages: Sequence[Prepared]) -> None:
     path = folder.path
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -232,8 +263,9 @@ def _open_folder(folder: RunFolder, prepared: Prepared) -> None:
         raise InputError(f"run.dir: {path} cannot be made ({error.strerror}); name another folder") from None
     if folder.resume_from is not None:
         return
-    write_whole(path / CONFIG, dump_config(resolved(prepared.config)))
-    write_whole(path / "plan.json", json.dumps(prepared.plan.to_json(), indent=1))
+    write_whole(path / CONFIG, dump_config(resolved(config)))
+    plans = [prepared.plan.to_json() for prepared in stages]
+    write_whole(path / "plan.json", json.dumps(plans[0] | ({"stages": plans} if len(plans) > 1 else {}), indent=1))
     write_whole(path / "environment.json", json.dumps(environment(), indent=1))
 
 
@@ -252,7 +284,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _finish(ready: Ready, frozen: int) -> Finished:
+def _finish(ready: Ready) -> Finished:
     """Write result.json, by which a run counts as finished."""
     evaluations, progress = ready.evaluations, ready.progress
     base = evaluations.base if evaluations else {}
@@ -262,9 +294,9 @@ def _finish(ready: Ready, frozen: int) -> Finished:
         "tuned": tuned,
         "which": "best" if evaluations is not None and evaluations.best_is_kept else "last",
         "best": None if progress.best is None else asdict(progress.best),
-        "frozen_checked": frozen,
+        "frozen_checked": ready.checked,
         "stopped_early": progress.stopped_early,
         "skipped_steps": progress.skipped,
     }
     write_whole(ready.keeper.run / RESULT, json.dumps(result, indent=1))
-    return Finished(ready.keeper.run, base, tuned, frozen)
+    return Finished(ready.keeper.run, base, tuned, ready.checked)

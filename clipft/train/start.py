@@ -9,11 +9,12 @@ import torch
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
+from clipft.model.classifier import Classifier
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
-from clipft.train.optim import Schedule, build_optimizer
+from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
 from clipft.train.prepare import Prepared, class_weights, classifier_for
 from clipft.train.step import Stepper
@@ -50,6 +51,21 @@ def start(prepared: Prepared) -> Started:
     precision = choose_precision(config.train.precision, device)
     clip = build(config.model, config.run.seed)
     clip.model.to(device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
+    return _settle(prepared, clip, precision, scaler)
+
+
+def next_stage(prepared: Prepared, before: Started) -> Started:
+    """The same model under the next stage's plan; the optimiser's state stays for what stays trainable."""
+    started = _settle(prepared, before.clip, before.precision, before.stepper.scaler)
+    if not prepared.stage.fresh_optimizer:
+        carry_over(started.stepper.optimizer, before.stepper.optimizer)
+    return started
+
+
+def _settle(prepared: Prepared, clip: ClipModel, precision: Precision, scaler: torch.amp.GradScaler) -> Started:
+    """What a stage needs beside its model: plan applied, loss, optimiser, schedule."""
+    config, device = prepared.config, clip.logit_scale.device
     objective = _objective(prepared, clip, device, precision)
     apply_plan(clip.model, prepared.plan)
     if config.train.micro_batch_size is not None:
@@ -63,15 +79,15 @@ def start(prepared: Prepared) -> Started:
         network,
         objective,
         build_optimizer(clip.model, prepared.plan, config.optim),
-        torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
+        scaler,
         config.optim.clip_norm,
         config.train.micro_batch_size,
         (scale.min, scale.max),
         prepared.splits.train.images.__getitem__,
     )
     sums = prepared.arithmetic
-    schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr)
-    torch.manual_seed(config.run.seed)  # what dropout draws from
+    schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr, prepared.stage.first_step)
+    torch.manual_seed(config.run.seed)  # what dropout draws from; a stage draws as a run that begins with it
     return Started(clip, device, precision, stepper, schedule)
 
 
@@ -98,6 +114,9 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
     if prepared.loss == "siglip":
         return Siglip(clip.logit_scale, model.get_parameter("logit_bias"))
     loss = prepared.config.loss
+    weights = class_weights(loss, prepared.splits.train)
+    if isinstance(trained := getattr(model, "classifier", None), Classifier):  # of the stage before
+        return Classify(trained, loss.label_smoothing, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(prepared.config.run.seed)
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
@@ -108,7 +127,7 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         )
         head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
-    return Classify(model.classifier, loss.label_smoothing, class_weights(loss, prepared.splits.train))
+    return Classify(model.classifier, loss.label_smoothing, weights)
 
 
 def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:

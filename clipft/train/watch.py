@@ -71,7 +71,7 @@ class Watch:
         chance = self.started.objective.chance(len(facts.batch.captions))
         self.log.write(
             "step",
-            stage=0,
+            stage=self.prepared.stage.number,
             epoch=facts.epoch,
             step=facts.step,
             loss=facts.result.loss,

@@ -117,7 +117,10 @@ def test_a_later_mistake_about_a_key_gets_its_place(sentence: str, told: str) ->
         ("optim: {weight-decay: 1}", "optim.weight-decay: unknown key; did you mean weight_decay?"),
         ("optim: {LR: 1}", "optim.LR: unknown key; did you mean lr?"),
         ("optim: {batchsize: 1}", "unknown key here; did you mean train.batch_size?"),
-        ("qqq: 1", "qqq: unknown key; known here: model, data, loss, optim, train, evaluate, checkpoint, run"),
+        (
+            "qqq: 1",
+            "qqq: unknown key; known here: strategy, model, data, loss, optim, train, evaluate, checkpoint, run",
+        ),
         ('"a\\nb": 1', "'a\\nb': unknown key"),
     ],
 )

@@ -1,0 +1,155 @@
+"""Several plans in one run: progressive unfreezing, a head first, a loss that changes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from train_runs import Write, go, lines, said, same, stop_after, view, weights
+
+from clipft.config.load import load_config
+from clipft.config.stages import stage_configs
+from clipft.errors import ConfigError, InputError
+from clipft.model.saved import load_saved
+from clipft.train.prepare import prepare_stages
+
+HEADS = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
+OPEN = {"image": {"freeze_layers": 1}}
+
+
+def with_stages(path: Path, *stages: dict[str, object]) -> Path:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["train"].pop("epochs")
+    path.write_text(yaml.safe_dump({**config, "stages": list(stages)}), encoding="utf-8")
+    return path
+
+
+def test_a_stage_has_what_the_run_has_but_for_its_own_keys(write: Write) -> None:
+    path = write(model={"image": {"freeze_pattern": "attn", "lr": 1e-4}, "text": {"freeze_backbone": True}})
+    stages = ({"epochs": 1}, {"epochs": 2, "model": OPEN, "optim": {"lr_heads": 7e-4}})
+    first, second = stage_configs(load_config(with_stages(path, *stages)).config)
+    assert (first.model.image.freeze_pattern, first.train.epochs) == ("attn", 1)
+    image = second.model.image
+    assert (image.freeze_pattern, image.freeze_layers, image.lr) == (None, 1, 1e-4)  # a freeze key clears the run's
+    assert second.model.text.freeze_backbone is True
+    assert (second.optim.lr_heads, second.optim.lr, second.train.epochs) == (7e-4, 1e-3, 2)
+
+
+def test_more_thaws_from_stage_to_stage(write: Write) -> None:
+    """Progressive unfreezing: each stage moves what its plan says and nothing else, warms up and reports itself."""
+    path = with_stages(
+        write(evaluate={"best": "zero_shot_top1"}),
+        {"epochs": 2, "model": HEADS},
+        {"epochs": 2, "model": {"image": {"freeze_layers": "depth"}, "text": {"freeze_backbone": True}}},
+        {"epochs": 1, "optim": {"lr": 1e-4}},
+    )
+    shown = view()
+    finished = go(path, shown=shown)
+    steps, evaluations = lines(finished.folder, "step"), lines(finished.folder, "evaluation")
+    assert [s["stage"] for s in steps] == [0] * 8 + [1] * 8 + [2] * 4
+    assert [s["epoch"] for s in steps[::4]] == [1, 2, 3, 4, 5]
+    assert [e["stage"] for e in evaluations] == [0, 0, 0, 1, 1, 2]
+    assert steps[0]["lr"].keys() == {"heads"}
+    assert steps[16]["lr"].keys() == {"image", "text", "heads"}
+    # cosine falls to nothing in each stage and begins anew in the next
+    assert steps[8]["lr"]["heads"] > 100 * steps[7]["lr"]["heads"] * 0.01 > 0
+    plans = json.loads((finished.folder / "plan.json").read_text())["stages"]
+    assert [plan["totals"]["trainable"] for plan in plans] == sorted(plan["totals"]["trainable"] for plan in plans)
+    text = said(shown)
+    assert "1 of 3: 2 epochs" in text
+    assert "2 of 3 begins; optimiser as it stands" in text
+    assert text.count("part ") >= 3  # a freeze report each
+    frozen = json.loads((finished.folder / "result.json").read_text())["frozen_checked"]
+    plan_frozen = [sum(not p["trainable"] for p in plan["parameters"]) for plan in plans]
+    assert frozen >= sum(plan_frozen)
+
+
+def test_a_checkpoint_holds_what_earlier_stages_trained(write: Write) -> None:
+    thaw = {"image": {"freeze_layers": "depth"}, "text": {"freeze_backbone": True}}
+    path = with_stages(write(), {"epochs": 1, "model": thaw}, {"epochs": 1, "model": HEADS})
+    finished = go(path)
+    saved = load_file(next(iter(sorted((finished.folder / "checkpoints").glob("step-*"))[-1:])) / "model.safetensors")
+    assert "visual.ln_post.weight" in saved  # trained in the first stage, frozen in the second
+    optimizer = load_file(
+        next(iter(sorted((finished.folder / "checkpoints").glob("step-*"))[-1:])) / "optimizer.safetensors"
+    )
+    assert not any(name.startswith("visual.ln_post") for name in optimizer)
+    assert torch.equal(weights(finished.folder)["visual.ln_post.weight"], saved["visual.ln_post.weight"])
+
+
+def test_two_stages_equal_two_runs(write: Write) -> None:
+    """With a fresh optimiser; the second run is told at which epoch it begins, since the order hangs on it."""
+    stages = ({"epochs": 2, "model": HEADS}, {"epochs": 2, "model": OPEN, "reset_optimizer": True})
+    both = go(with_stages(write("both"), *stages))
+    first = go(write("first", model=HEADS, train={"epochs": 2}))
+    second = go(write("second", model={"pretrained": str(first.folder), **OPEN}, train={"epochs": 2, "first_epoch": 2}))
+    a, b = weights(both.folder), weights(second.folder)
+    assert a.keys() == b.keys()
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-6
+
+
+def test_the_optimisers_state_stays_for_what_stays_trainable(write: Write) -> None:
+    """Without reset_optimizer the second stage begins with the first one's averages: its weights differ."""
+    stages = ({"epochs": 2, "model": HEADS}, {"epochs": 1, "model": HEADS})
+    kept = go(with_stages(write("kept"), *stages))
+    fresh = go(with_stages(write("fresh"), stages[0], {**stages[1], "reset_optimizer": True}))
+    assert not same(weights(kept.folder), weights(fresh.folder))
+    ends = [sorted((run.folder / "checkpoints").glob("step-*"))[-1] / "optimizer.safetensors" for run in (kept, fresh)]
+    steps = [load_file(end)["visual.proj/step"] for end in ends]
+    assert [float(step) for step in steps] == [12.0, 4.0]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_run_goes_on_in_the_stage_it_stopped_in(write: Write, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """P36: in the midst of a stage and at its end, to the bit."""
+    stages = ({"epochs": 2, "model": HEADS}, {"epochs": 2, "model": OPEN})
+    straight = go(with_stages(write("straight"), *stages))
+    path = with_stages(write("stopped"), *stages)
+    stop_after(epochs, path, monkeypatch)
+    resumed = go(path)
+    assert same(weights(straight.folder), weights(resumed.folder))
+    ours, theirs = (
+        [(x["step"], x["stage"], x["loss"], x["lr"]) for x in lines(r.folder, "step")] for r in (straight, resumed)
+    )
+    assert ours == theirs
+
+
+def test_a_head_first_and_then_everything(write: Write) -> None:
+    """Linear probe, then fine-tuning from that head (LP-FT): the classifier goes on from stage to stage."""
+    probe = {"image": {"freeze_backbone": True, "projection": "freeze"}}
+    path = with_stages(write(loss={"type": "classifier"}), {"epochs": 2, "model": probe}, {"epochs": 4})
+    finished = go(path)
+    alone = go(write("alone", loss={"type": "classifier"}, model=probe, train={"epochs": 2}))
+    losses = [[step["loss"] for step in lines(run.folder, "step")] for run in (finished, alone)]
+    assert losses[0][:8] == losses[1]
+    assert sum(losses[0][8:]) < sum(losses[0][:8])  # from that head on
+    assert load_saved(finished.folder).clip.model.get_parameter("classifier.weight").shape[0] == 4
+
+
+def test_a_contrastive_stage_before_a_classifiers(write: Write) -> None:
+    path = with_stages(
+        write(evaluate={"best": "classifier_top1"}),
+        {"epochs": 1, "model": OPEN},
+        {"epochs": 2, "model": HEADS, "loss": {"type": "classifier"}},
+    )
+    shown = view()
+    finished = go(path, shown=shown)
+    evaluations = lines(finished.folder, "evaluation")
+    assert ["classifier_top1" in e["metrics"] for e in evaluations] == [False, False, True, True]
+    assert finished.tuned["classifier_top1"] >= 0.75
+    assert said(shown).count("train loss") == 2  # the table's head, for each kind of figures
+
+
+def test_what_makes_no_sense_is_refused_with_the_stage(write: Write) -> None:
+    path = with_stages(write(), {"epochs": 1, "loss": {"type": "classifier"}}, {"epochs": 1})
+    with pytest.raises(InputError, match=r"stages\[1\]: loss.type: contrastive comes after a stage with a classifier"):
+        prepare_stages(load_config(path).config)
+    path = with_stages(write(), {"epochs": 1}, {"epochs": 1, "model": {"image": {"freeze_layers": 9}}})
+    with pytest.raises(InputError, match=r"stages\[1\]: model.image.freeze_layers: 9 is out of range"):
+        prepare_stages(load_config(path).config)
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**config, "train": {"epochs": 7}}))
+    with pytest.raises(ConfigError, match=r"train.epochs: 7, but the stages have 2 together; leave it out"):
+        load_config(path)
