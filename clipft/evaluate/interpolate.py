@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from clipft.config.source_schema import Source
+from clipft.config.stages import classifier_init
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.features import Autocast
@@ -140,7 +141,7 @@ def open_between(name: str, which: Which | None, *, device: torch.device, autoca
         raise InputError(f"{name}: an exported model does not bring its base; name the run that it is of")
     saved = load_saved(path, which)
     config = saved.config
-    if saved.state["classifier"] is not None and config.loss.init != "prompts":
+    if saved.state["classifier"] is not None and classifier_init(config) != "prompts":
         raise InputError(
             f"{name}: its classifier started at random (loss.init: random), so the base has none to mix it with; "
             "train with loss.init: prompts"

@@ -245,7 +245,7 @@ def _measure(pot: Pot, rows: Rows, soups: Sequence[tuple[int, ...]], compute: Co
         pot.put(soups[0])
         variants = replace(variants, put=lambda number: None)
     answered = rows.labels is not None and rows.classes == saved.classes
-    pooled = saved.config.loss.features == "pooled"
+    pooled = saved.state["features"] == "pooled"
     return sweep(variants, rows, saved.templates, compute, by_classifier=answered, pooled=pooled)
 
 

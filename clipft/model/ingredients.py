@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from clipft.config.stages import classifier_init
 from clipft.errors import InputError
 from clipft.model.fill import is_drawn
 from clipft.model.names import listed
@@ -32,7 +33,7 @@ def _differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
         yield "another tokenizer"
     if ours["classifier"] != theirs["classifier"] or (ours["classifier"] and ours["classes"] != theirs["classes"]):
         yield "another classifier, or other classes"
-    elif ours["classifier"] and "random" in _starts(one, other) and one.config.run.seed != other.config.run.seed:
+    elif ours["classifier"] and one.config.run.seed != other.config.run.seed and "random" in _starts(one, other):
         yield "their classifiers started at random from different seeds (loss.init: random, run.seed)"
     if ours["base"] != theirs["base"]:
         yield f"another base ({theirs['base']}, not {ours['base']})"
@@ -41,8 +42,8 @@ def _differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     yield from _other_tensors(one, other)
 
 
-def _starts(one: Checkpoint, other: Checkpoint) -> set[str]:
-    return {one.config.loss.init, other.config.loss.init}
+def _starts(one: Checkpoint, other: Checkpoint) -> set[str | None]:
+    return {classifier_init(one.config), classifier_init(other.config)}
 
 
 def _other_tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:

@@ -120,6 +120,9 @@ def test_runs_that_do_not_fit_together_are_refused(
         open_pot([one, str(train_colours(tiny_native, model={"pretrained": other}, train={"epochs": 1}))], None, CPU)
     with pytest.raises(InputError, match="another classifier"):
         open_pot([one, str(train_colours(tiny_native, loss={"type": "classifier"}, train={"epochs": 1}))], None, CPU)
+    heads = [str(make_run(tiny_native, loss="classifier", features="pooled", run={"seed": seed})) for seed in (0, 1)]
+    with pytest.raises(InputError, match=r"started at random from different seeds"):
+        open_pot(heads, None, CPU)
     with pytest.raises(InputError, match="is named twice"):
         open_pot([one, other, one], None, CPU)
     with pytest.raises(InputError, match="name at least two runs"):
