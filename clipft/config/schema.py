@@ -24,7 +24,7 @@ from clipft.config.optim_schema import OptimConfig
 from clipft.config.source_schema import Source, SourceOrFraction
 from clipft.config.stage_schema import StageConfig
 from clipft.config.strategy_schema import Strategies
-from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
+from clipft.config.values import Fraction, Kinds, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
@@ -69,10 +69,14 @@ class TowerConfig(Section):
     but the last two. Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
     """Freezes the whole backbone (true) or nothing (false)."""
+    train_only: Kinds | None = None
+    """Of what the freeze keys leave training in the backbone, only these: norms (weights and biases of normalisation
+    layers: CLIPFit), biases (all there are: BitFit), or both; null has all of it."""
     norm: Literal["train", "freeze"] = "train"
     """Whether norm and pooling train where the freeze keys leave them training."""
-    projection: Literal["train", "freeze"] = "train"
-    """Whether the projection into the shared space trains; the three freeze keys never touch it."""
+    projection: Literal["train", "freeze", "reset"] = "train"
+    """Whether the projection into the shared space trains; the three freeze keys never touch it. reset draws fresh
+    weights of the same width, which train."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the pooled feature before the projection, in training only."""
     lr: Rate | None = None
@@ -121,7 +125,8 @@ class ModelConfig(Section):
     """Tokens a caption may have; learnt positions are cut or stretched. null keeps the model's own (77 for two
     encoders)."""
     embed_dim: Annotated[int, Field(ge=1)] | None = None
-    """Width of the shared space for two encoders; null needs encoders of equal width and adds no projection."""
+    """Width of the shared space: where it is not the model's own, fresh projections of both towers take the place of
+    the old. null keeps the model's own; for two encoders it needs those of equal width and adds no projection."""
     logit_scale: LogitScaleConfig = LogitScaleConfig()
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
@@ -141,8 +146,6 @@ class ModelConfig(Section):
             )
         if self.name is not None and given:
             yield f"{given[0]}.encoder: stands beside name: {self.name}; two encoders need name: null"
-        if self.embed_dim is not None and self.name is not None:
-            yield "embed_dim: is for two encoders (name: null); a named model has its own width"
         if self.text.pooling is not None and self.text.encoder is None:
             yield "text.pooling: is for text.encoder: hf:...; a named model has its own pooling"
         for tower, section in towers.items():

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from clipft.config.schema import ModelConfig
+from clipft.model.adapters import add_adapters
+from clipft.model.feature_adapter import add_feature_adapter
 from clipft.model.tower import Tower
 
 
@@ -26,4 +28,9 @@ def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, se
     notes: list[str] = []
     with torch.random.fork_rng(devices=[]), model.get_parameter("logit_scale").device:
         torch.manual_seed(seed)
+        for tower, section in ((image, config.image), (text, config.text)):
+            if section.adapter is not None:
+                notes.append(add_adapters(model, tower, section.adapter))
+            if section.feature_adapter is not None:
+                notes.append(add_feature_adapter(model, tower, section.feature_adapter))
     return tuple(notes)

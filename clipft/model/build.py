@@ -63,7 +63,7 @@ class ClipModel:
         tokenizer: texts to tokens.
         base: one phrase for where the weights are from.
         random: whether any of the base's weights are drawn, so that no file can bring them back.
-        resized: parameters that were made from the base's by resampling.
+        resized: parameters that were resampled from the base's, or drawn in their place.
         notes: lines to say.
     """
 
@@ -97,8 +97,9 @@ def build_meta(config: ModelConfig) -> MetaModel:
     recipe = recipe_of(config)
     with torch.device("meta"):
         model = construct(recipe)
-        resized = resize(model, recipe.sizes)
-    image, text = _towers(model, config)
+        resize(model, recipe.base_sizes)
+        resized = resize(model, recipe.sizes, reset=_reset(config))
+    image, text = _towers(model, config, resized)
     added = add_new(model, image, text, config, seed=0)
     notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes, *added)
     said = (*resized.notes, *added)
@@ -113,8 +114,8 @@ def build(config: ModelConfig, seed: int) -> ClipModel:
     towers_of(model)  # before any download: what is of no family is refused here
     tokenizer = make_tokenizer(recipe)
     filled = _fill(model, recipe, config.logit_scale)
-    resized = resize(model, recipe.sizes)
-    towers = _towers(model, config)
+    resized = resize(model, recipe.sizes, reset=_reset(config), seed=seed)
+    towers = _towers(model, config, resized)
     added = add_new(model, *towers, config, seed)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
@@ -135,8 +136,8 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
         sources.check_there(recipe.source)
         _fill(model, recipe, config.model.logit_scale)
-    resized = resize(model, recipe.sizes)
-    towers = _towers(model, config.model)
+    resized = resize(model, recipe.sizes, reset=_reset(config.model), seed=config.run.seed)
+    towers = _towers(model, config.model, resized)
     add_new(model, *towers, config.model, config.run.seed)
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
@@ -154,8 +155,18 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled, resized)
 
 
-def _towers(model: nn.Module, config: ModelConfig) -> tuple[Tower, Tower]:
-    return towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)
+def _towers(model: nn.Module, config: ModelConfig, resized: Resized) -> tuple[Tower, Tower]:
+    image, text = towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)
+    for tower in (image, text):
+        projection = {name for part in tower.parts if part.group == "projection" for name in part.names}
+        tower.projection_is_new = not projection.isdisjoint(resized.names)
+    return image, text
+
+
+def _reset(config: ModelConfig) -> tuple[str, ...]:
+    """The towers whose projection is drawn anew."""
+    sections = (("image", config.image), ("text", config.text))
+    return tuple(name for name, section in sections if section.projection == "reset")
 
 
 def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
@@ -195,7 +206,7 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
     everything = other.model.state_dict()
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
-    resize(model, sizes_of(other.model_cfg))
+    resize(model, recipe.base_sizes)
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
     afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"

@@ -146,6 +146,8 @@ class Tower(ABC):
         dropout: share of the pooled feature that is dropped in training, before the projection.
         untrained: parameters that the family's loss cannot reach, each with the rule that says why. Those that
             open_clip built without gradient (CLIPA's positions) are found here.
+
+    `projection_is_new` says that the base has no such projection, so that it trains whatever the keys say.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Tower(ABC):
         self.untrained = {**fixed, **untrained}
         self.prompt: PromptVectors | None = None
         self.feature_adapter: nn.Module | None = None
+        self.projection_is_new = False
         self.added: dict[str, Added] = {}
         self._facts = facts
         self._groups = {name: part.group for part in self.parts for name in part.names}
@@ -194,6 +197,10 @@ class Tower(ABC):
     def new_groups(self) -> tuple[str, ...]:
         """Of lora, adapter and prompt those that this tower has."""
         return tuple(dict.fromkeys(new.group for new in self.added.values()))
+
+    def behind_names(self) -> tuple[str, ...]:
+        """The new parameters behind the projection, which a pooled feature does not hang on."""
+        return tuple(name for name, new in self.added.items() if new.place == self.depth)
 
     def body_names(self) -> frozenset[str]:
         """All that a pooled feature hangs on: the backbone's parameters and new ones among them."""
@@ -267,6 +274,15 @@ class Tower(ABC):
 
         Raises:
             InputError: the family has no way to, or not to this size.
+        """
+
+    @abstractmethod
+    def new_projection(self, width: int) -> None:
+        """Put a projection to that width in the place of the model's own, drawn as open_clip draws it; a tower made
+        before does not know, so make it anew.
+
+        Raises:
+            InputError: the tower can have no other width.
         """
 
     def matrices(self, block: int) -> Sequence[Matrix]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clipft.errors import ClipftError
 from clipft.model.hashes import file_sha256
-from clipft.model.plan import Plan
+from clipft.model.plan import NEW, Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
 from clipft.model.standstill import moving_modules
 from clipft.model.tensor_file import write_tensors
@@ -45,16 +45,19 @@ class Kept:
 def saved_names(model: nn.Module, plans: Sequence[Plan], *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
     """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, and resized positions.
 
+    New parameters are among them where they stand still too, since the base does not have them.
+
     Args:
         model: the model with its classifier.
         plans: what trains, and what trained in earlier stages.
         everything: hold the frozen tensors too, since a random base cannot be fetched again.
-        resized: parameters that were resampled from the base's, on another processor to other bits.
+        resized: parameters that were resampled from the base's or drawn in their place, on another processor to
+            other bits.
     """
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for plan in plans for p in plan.trainable} | set(resized)
+    trains = {p.name for plan in plans for p in plan.parameters if p.trainable or p.group in NEW} | set(resized)
     moving = {name for plan in plans for name, _ in moving_modules(model, plan)}
     buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
     return [name for name in state if name in trains or name in buffers]

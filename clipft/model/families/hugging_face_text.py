@@ -90,6 +90,16 @@ class HuggingFaceText(Tower):
         """Nothing to do: the encoder has positions to spare, and the tokenizer cuts at the new length."""
         return ""
 
+    def new_projection(self, width: int) -> None:
+        text, pooled = self.text, self.pooled_width
+        if isinstance(text.proj, nn.Sequential):
+            inner = (pooled + width) // 2
+            first, last = nn.Linear(pooled, inner, bias=False), nn.Linear(inner, width, bias=False)
+            text.proj = nn.Sequential(first, nn.GELU(), last)
+        else:
+            text.proj = nn.Linear(pooled, width, bias=False)
+        text.output_dim = width
+
     def _finish(self, hidden: Hidden) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
