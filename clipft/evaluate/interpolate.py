@@ -27,7 +27,7 @@ from clipft.evaluate.zeroshot import class_embeddings
 from clipft.export.read import is_export
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
-from clipft.model.mixing import Mixture
+from clipft.model.mixing import Mixture, let_count
 from clipft.model.saved import SavedModel, Which, load_saved
 
 
@@ -151,6 +151,7 @@ def open_between(name: str, which: Which | None, *, device: torch.device, autoca
     base.model.to(device)
     tensors: dict[str, Tensor] = base.model.state_dict()
     if saved.state["classifier"] is not None:
+        let_count(base.model, 0.0)  # a feature adapter starts at random
         prompts = class_embeddings(base, saved.classes, saved.templates, device=device, autocast=autocast)
         tensors |= {f"classifier.{key}": tensor for key, tensor in _started(saved, prompts, base.scale).items()}
     return Between(name, saved, Mixture(saved.clip, tensors), base.base)

@@ -24,7 +24,7 @@ from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
 from clipft.model.build import build, restore
 from clipft.model.ingredients import refuse_to_mix
-from clipft.model.mixing import average, put, refuse_new
+from clipft.model.mixing import average, put
 from clipft.model.runfiles import Checkpoint, Which, open_checkpoint
 from clipft.model.saved import SavedModel
 
@@ -155,7 +155,6 @@ def open_pot(names: Sequence[str], which: Which | None, device: torch.device) ->
     for name, other in zip(names[1:], checkpoints[1:], strict=True):
         refuse_to_mix(names[0], first, name, other)
     saved = SavedModel(restore(first), first.config, first.state, first.folder)
-    refuse_new(saved.clip)
     trained = [set(checkpoint.state["saved"]) for checkpoint in checkpoints]
     missing = set().union(*trained) - set.intersection(*trained)
     base: dict[str, Tensor] = {}

@@ -33,17 +33,28 @@ def _differences(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
         yield "another tokenizer"
     if ours["classifier"] != theirs["classifier"] or (ours["classifier"] and ours["classes"] != theirs["classes"]):
         yield "another classifier, or other classes"
-    elif ours["classifier"] and one.config.run.seed != other.config.run.seed and "random" in _starts(one, other):
-        yield "their classifiers started at random from different seeds (loss.init: random, run.seed)"
     if ours["base"] != theirs["base"]:
         yield f"another base ({theirs['base']}, not {ours['base']})"
-    elif is_drawn(recipe_of(one.config.model)) and one.config.run.seed != other.config.run.seed:
-        yield f"random weights of another run.seed ({other.config.run.seed}, not {one.config.run.seed})"
+    seeds = one.config.run.seed, other.config.run.seed
+    if seeds[0] != seeds[1] and (parts := sorted({*_drawn(one), *_drawn(other)})):
+        yield f"{' and '.join(parts)} drawn from another run.seed ({seeds[1]}, not {seeds[0]})"
     yield from _other_tensors(one, other)
 
 
-def _starts(one: Checkpoint, other: Checkpoint) -> set[str | None]:
-    return {classifier_init(one.config), classifier_init(other.config)}
+def _drawn(checkpoint: Checkpoint) -> Iterator[str]:
+    """What began at random, so that from another seed it took another way."""
+    model = checkpoint.config.model
+    sections = (model.image, model.text)
+    if is_drawn(recipe_of(model)):
+        yield "weights"
+    if model.embed_dim is not None or any(section.projection == "reset" for section in sections):
+        yield "projections"
+    if any(section.adapter or section.feature_adapter for section in sections):
+        yield "adapters"
+    if any(section.prompt for section in sections):
+        yield "prompt vectors"
+    if classifier_init(checkpoint.config) == "random":
+        yield "a classifier"
 
 
 def _other_tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:

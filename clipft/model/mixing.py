@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from clipft.errors import InputError
+from clipft.model.adapters import Adapter
 from clipft.model.build import ClipModel
+from clipft.model.feature_adapter import FeatureAdapter
 
 
 def mix(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
@@ -47,31 +49,43 @@ def average(sets: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 class Mixture:
     """A tuned model that can be set to any point between its base and itself.
 
+    Weights are mixed; what was put in beside them counts as much of what it was trained to.
+
     Args:
         clip: the tuned model; its weights are written over in place.
         base: the base's state dict, with the same names; only what differs is kept.
 
     Raises:
-        InputError: it has new parameters, which the base has nothing in the place of.
+        InputError: it has prompt vectors, between which and no vectors there is nothing.
     """
 
     def __init__(self, clip: ClipModel, base: Mapping[str, Tensor]) -> None:
-        refuse_new(clip)
+        _refuse_prompts(clip)
         self.clip = clip
+        self._new = frozenset(name for tower in (clip.image, clip.text) for name in tower.added)
+        old = {name: base[name] for name in base.keys() - self._new}
         self._ends = {
-            name: (base[name].to(tensor.device, copy=True), tensor.clone())
-            for name, tensor in clip.model.state_dict().items()
-            if not torch.equal(tensor, base[name].to(tensor.device))
+            name: (start.to(tuned.device, copy=True), tuned.clone())
+            for name, tuned in clip.model.state_dict().items()
+            if (start := _start(name, tuned, clip.model, old)) is not None
         }
 
     @property
     def names(self) -> frozenset[str]:
-        """The tensors that differ between base and tuned."""
-        return frozenset(self._ends)
+        """The tensors that differ between base and tuned, or count more or less."""
+        return frozenset(self._ends) | self._new
 
     def put(self, alpha: float) -> None:
         """Make the model the mixture at `alpha`: 0 is the base, 1 the tuned."""
         put(self.clip.model, {name: mix(base, tuned, alpha) for name, (base, tuned) in self._ends.items()})
+        let_count(self.clip.model, alpha)
+
+
+def let_count(model: nn.Module, alpha: float) -> None:
+    """Let feature adapters count this share of what their config says; 0 is the tower without."""
+    for module in model.modules():
+        if isinstance(module, FeatureAdapter):
+            module.strength = alpha
 
 
 def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -82,14 +96,22 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             state[name].copy_(tensor)
 
 
-def refuse_new(clip: ClipModel) -> None:
-    """Refuse a model with new parameters, whose weights have no counterpart in the base.
+def _start(name: str, tuned: Tensor, model: nn.Module, old: Mapping[str, Tensor]) -> Tensor | None:
+    """What is mixed with a tuned tensor: the base's, or for what ends an adapter zero, with which it is the identity.
 
-    Raises:
-        InputError: it has some.
+    None where nothing is: the same on both sides, or the rest of what was put in.
     """
+    if name in old:
+        return None if torch.equal(tuned, old[name].to(tuned.device)) else old[name]
+    adapter, _, inner = name.rpartition(".up.")
+    ends_adapter = bool(inner) and isinstance(model.get_submodule(adapter), Adapter)
+    return torch.zeros_like(tuned) if ends_adapter else None
+
+
+def _refuse_prompts(clip: ClipModel) -> None:
     for tower in (clip.image, clip.text):
-        for group in tower.new_groups():
+        if "prompt" in tower.new_groups():
             raise InputError(
-                f"model.{tower.name}.{group}: has nothing in the base to be mixed with; interpolate a run without it"
+                f"model.{tower.name}.prompt: a base without prompt vectors has nothing in their place to be mixed "
+                "with; interpolate a run without them"
             )

@@ -121,8 +121,16 @@ def test_runs_that_do_not_fit_together_are_refused(
     with pytest.raises(InputError, match="another classifier"):
         open_pot([one, str(train_colours(tiny_native, loss={"type": "classifier"}, train={"epochs": 1}))], None, CPU)
     heads = [str(make_run(tiny_native, loss="classifier", features="pooled", run={"seed": seed})) for seed in (0, 1)]
-    with pytest.raises(InputError, match=r"started at random from different seeds"):
+    with pytest.raises(InputError, match=r"a classifier drawn from another run.seed \(1, not 0\)"):
         open_pot(heads, None, CPU)
+    adapted = [
+        str(make_run(tiny_native, model={"name": f"local-dir:{tiny_native}", "image": image}, run={"seed": seed}))
+        for image, seed in (({"adapter": {}}, 0), ({"adapter": {}}, 1), ({}, 0))
+    ]
+    with pytest.raises(InputError, match=r"adapters drawn from another run.seed"):
+        open_pot(adapted[:2], None, CPU)
+    with pytest.raises(InputError, match=r"one has parameters that the other lacks \(visual.*adapter_attn"):
+        open_pot([adapted[0], adapted[2]], None, CPU)
     with pytest.raises(InputError, match="is named twice"):
         open_pot([one, other, one], None, CPU)
     with pytest.raises(InputError, match="name at least two runs"):

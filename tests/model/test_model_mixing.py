@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from clipft.config.schema import ModelConfig
+from clipft.model.adapters import Adapter
 from clipft.model.build import ClipModel, build
+from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.mixing import Mixture, average, mix
+from clipft.model.saved import load_saved
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -83,3 +87,44 @@ def test_an_average_is_the_plain_mean_and_equal_tensors_stay() -> None:
     assert torch.equal(found["same"], torch.full((2,), 0.1))
     assert torch.equal(found["count"], torch.tensor(7))
     assert all(torch.equal(average([sets[0]])[name], sets[0][name]) for name in sets[0])
+
+
+ADAPTED: dict[str, Any] = {
+    "image": {"adapter": {"scale": 0.5}, "feature_adapter": {"ratio": 0.6}},
+    "text": {"adapter": {"placement": ["mlp"], "bottleneck": 8}, "train_only": ["norms"]},
+}
+
+
+def features(clip: ClipModel) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randn(3, 3, 32, 32, generator=generator)
+    with torch.no_grad():
+        return [clip.image.encode(pictures), clip.text.encode(clip.tokenizer(["a photo", "of two"]))]
+
+
+def test_adapters_count_by_their_scale(tiny_native: Path, make_run: Any) -> None:
+    """At 0 the features are those of a base that never had them, to the bit."""
+    name = f"local-dir:{tiny_native}"
+    run = make_run(tiny_native, model={"name": name, **ADAPTED})
+    saved = load_saved(run)
+    base = build(ModelConfig(name=name), 0)
+    before = features(saved.clip)
+    mixture = Mixture(saved.clip, build(saved.config.model, 0).model.state_dict())
+    mixture.put(0.0)
+    assert all(map(torch.equal, features(saved.clip), features(base)))
+    mixture.put(1.0)
+    assert all(map(torch.equal, features(saved.clip), before))
+
+    plain = load_saved(run).clip
+    state = plain.model.state_dict()
+    for key, tensor in base.model.state_dict().items():
+        state[key].copy_(0.6 * tensor + 0.4 * state[key])
+    for module in plain.model.modules():
+        if isinstance(module, Adapter):
+            module.scale *= 0.4
+        elif isinstance(module, FeatureAdapter):
+            module.ratio *= 0.4
+    mixture.put(0.4)
+    for ours, theirs in zip(features(saved.clip), features(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert any("adapter" in name for name in mixture.names)
