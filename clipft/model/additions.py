@@ -11,6 +11,7 @@ from torch import nn
 from clipft.config.schema import ModelConfig
 from clipft.model.adapters import add_adapters
 from clipft.model.feature_adapter import add_feature_adapter
+from clipft.model.lora import add_lora
 from clipft.model.tower import Tower
 
 
@@ -29,6 +30,8 @@ def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, se
     with torch.random.fork_rng(devices=[]), model.get_parameter("logit_scale").device:
         torch.manual_seed(seed)
         for tower, section in ((image, config.image), (text, config.text)):
+            if section.lora is not None:
+                add_lora(model, tower, section.lora)
             if section.adapter is not None:
                 notes.append(add_adapters(model, tower, section.adapter))
             if section.feature_adapter is not None:

@@ -24,6 +24,7 @@ from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
+from clipft.model.lora import has_lora, merge_lora
 from clipft.model.names import listed
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
@@ -204,13 +205,15 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
         raise InputError(f"model.pretrained: {path}: {error}") from error
     quick = bool(other.model_cfg.get("quick_gelu", False))
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
+    merged = "; its LoRA is merged into them" if has_lora(other.model) else ""
+    merge_lora(other.model, other.image, other.text)
     everything = other.model.state_dict()
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
     resize(model, recipe.base_sizes)
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
     afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"
-    note = f"weights only from {label}; optimiser, {afresh} start afresh"
+    note = f"weights only from {label}{merged}; optimiser, {afresh} start afresh"
     return Filled(label, (note, *said), preprocess=(other.preprocess_cfg, f"of {path}"))
 
 

@@ -194,6 +194,10 @@ class Tower(ABC):
         """Take in new parameters, by their full names; see `Added`."""
         self.added |= dict.fromkeys(names, Added(group, place))
 
+    def forget(self, group: str) -> None:
+        """Leave out new parameters of a group that are in the model no more."""
+        self.added = {name: new for name, new in self.added.items() if new.group != group}
+
     def new_groups(self) -> tuple[str, ...]:
         """Of lora, adapter and prompt those that this tower has."""
         return tuple(dict.fromkeys(new.group for new in self.added.values()))
