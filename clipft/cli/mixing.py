@@ -126,7 +126,8 @@ def soup(
 
     source = None if data is None else parse_data_option(data)
 
-    from clipft.evaluate.soup import cook, open_pot
+    from clipft.evaluate.pot import open_pot
+    from clipft.evaluate.soup import cook, serve
     from clipft.evaluate.sweep import Compute
     from clipft.export.write import export_model, refuse_to_overwrite
     from clipft.report.console import result, say
@@ -144,7 +145,7 @@ def soup(
     compute = Compute(place, lambda: chosen.autocast(place), batch_size)
     with show_steps(" looking at images") as watch:
         found = cook(pot, source, recipe="greedy" if greedy else "uniform", compute=compute, watch=watch)
-    written = export_model(pot.served(found), runs[found.taken[0]], folder, to="open_clip")
+    written = export_model(serve(pot, found), runs[found.taken[0]], folder, to="open_clip")
     if as_json:
         typer.echo(json.dumps({**found.to_json(), "out": str(folder)}, indent=1))
         return

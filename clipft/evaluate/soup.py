@@ -11,68 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from clipft.config.source_schema import Source
 from clipft.data.rows import Rows
 from clipft.data.sources import trained_on
 from clipft.errors import InputError
 from clipft.evaluate.measure import Measurement, headline, higher_is_better
+from clipft.evaluate.pot import Pot
 from clipft.evaluate.sides import rows_for
 from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
-from clipft.model.build import build, restore
-from clipft.model.ingredients import refuse_to_mix
-from clipft.model.mixing import average, put
-from clipft.model.runfiles import Checkpoint, Which, open_checkpoint
 from clipft.model.saved import SavedModel
-
-
-@dataclass(frozen=True, eq=False)
-class Pot:
-    """Runs of one base that may be averaged.
-
-    Args:
-        names: the runs, as the user wrote them.
-        checkpoints: of each the checkpoint that is taken, its weights on disk.
-        saved: the first one's model, whose weights are written over.
-        base: the base's tensors where not every run has trained them.
-    """
-
-    names: tuple[str, ...]
-    checkpoints: tuple[Checkpoint, ...]
-    saved: SavedModel
-    base: dict[str, Tensor]
-
-    @property
-    def base_name(self) -> str:
-        """What all of them started from."""
-        return str(self.checkpoints[0].state["base"])
-
-    @property
-    def varying(self) -> frozenset[str]:
-        """The tensors in which any two of the runs differ, by their fingerprints."""
-        first, *others = (checkpoint.state["weights_sha256"] for checkpoint in self.checkpoints)
-        return frozenset(name for name in first if any(other[name] != first[name] for other in others))
-
-    def put(self, numbers: Sequence[int]) -> None:
-        """Make the model the average of these runs."""
-        put(self.saved.clip.model, average(self._tensors(number) for number in numbers))
-
-    def _tensors(self, number: int) -> dict[str, Tensor]:
-        """What varies, as this run has it: its own where it has trained it, else the base's."""
-        own = self.checkpoints[number].tensors()
-        return {name: own[name] if name in own else self.base[name] for name in self.varying}
-
-    def served(self, soup: Soup) -> SavedModel:
-        """The soup on the CPU, as a model to be exported."""
-        self.put(soup.taken)
-        self.saved.clip.model.cpu()
-        figures = {} if soup.measured is None else {soup.measured.data: soup.measured.figures()}
-        runs = [str(Path(self.names[number]).expanduser().resolve()) for number in soup.taken]
-        mixed = {"soup": soup.recipe, "runs": runs, "figures": figures}
-        return replace(self.saved, state={**self.saved.state, "metrics": {}, "mixed": mixed})
 
 
 @dataclass(frozen=True)
@@ -134,35 +82,14 @@ class Soup:
         }
 
 
-def open_pot(names: Sequence[str], which: Which | None, device: torch.device) -> Pot:
-    """Open the runs and load the first one's model.
-
-    Args:
-        names: runs or checkpoints, at least two.
-        which: of each run the best or the last checkpoint.
-        device: where the model goes.
-
-    Raises:
-        InputError: one is no run, or they do not share base and form; the message says what differs.
-    """
-    checkpoints = tuple(open_checkpoint(Path(name).expanduser(), which) for name in names)
-    folders = [checkpoint.folder.resolve() for checkpoint in checkpoints]
-    if doubles := [name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1]:
-        raise InputError(f"{doubles[-1]}: is named twice; name each run once")
-    if len(names) < 2:
-        raise InputError("RUN...: name at least two runs")
-    first = checkpoints[0]
-    for name, other in zip(names[1:], checkpoints[1:], strict=True):
-        refuse_to_mix(names[0], first, name, other)
-    saved = SavedModel(restore(first), first.config, first.state, first.folder)
-    trained = [set(checkpoint.state["saved"]) for checkpoint in checkpoints]
-    missing = set().union(*trained) - set.intersection(*trained)
-    base: dict[str, Tensor] = {}
-    if missing:
-        state = build(first.config.model, first.config.run.seed).model.state_dict()
-        base = {name: state[name] for name in missing}
-    saved.clip.model.to(device)
-    return Pot(tuple(names), checkpoints, saved, base)
+def serve(pot: Pot, soup: Soup) -> SavedModel:
+    """The soup on the CPU, as a model to be exported."""
+    pot.put(soup.taken)
+    pot.saved.clip.model.cpu()
+    figures = {} if soup.measured is None else {soup.measured.data: soup.measured.figures()}
+    runs = [str(Path(pot.names[number]).expanduser().resolve()) for number in soup.taken]
+    mixed = {"soup": soup.recipe, "runs": runs, "figures": figures}
+    return replace(pot.saved, state={**pot.saved.state, "metrics": {}, "mixed": mixed})
 
 
 def cook(

@@ -15,6 +15,7 @@ from clipft.errors import InputError
 from clipft.model.adapters import Adapter
 from clipft.model.build import ClipModel
 from clipft.model.feature_adapter import FeatureAdapter
+from clipft.model.lora import scale_lora
 
 
 def mix(base: Tensor, tuned: Tensor, alpha: float) -> Tensor:
@@ -82,7 +83,8 @@ class Mixture:
 
 
 def let_count(model: nn.Module, alpha: float) -> None:
-    """Let feature adapters count this share of what their config says; 0 is the tower without."""
+    """Let LoRA and feature adapters count this share of what they were trained to; 0 is the tower without."""
+    scale_lora(model, alpha)
     for module in model.modules():
         if isinstance(module, FeatureAdapter):
             module.strength = alpha

@@ -16,10 +16,12 @@ import clipft
 from clipft.config.source_schema import FolderSource
 from clipft.errors import InputError
 from clipft.evaluate.compare import evaluate_target
-from clipft.evaluate.soup import Soup, cook, greedy, open_pot
+from clipft.evaluate.pot import open_pot
+from clipft.evaluate.soup import Soup, cook, greedy, serve
 from clipft.evaluate.sweep import Compute
 from clipft.export.write import export_model
 from clipft.model.build import build
+from clipft.model.lora import merge_lora
 from clipft.model.saved import load_saved
 from clipft.report.soup_view import soup_view
 
@@ -58,7 +60,7 @@ def test_a_uniform_soup_is_the_plain_mean(three_runs: tuple[Path, ...]) -> None:
     pot = open_pot(names(three_runs), None, CPU)
     found = cook(pot, None, recipe="uniform", compute=COMPUTE)
     assert sorted(found.taken) == [0, 1, 2]
-    served = pot.served(found).clip.model.state_dict()
+    served = serve(pot, found).clip.model.state_dict()
     runs = [weights(run) for run in three_runs]
     for name, tensor in served.items():
         expected = torch.stack([run[name] for run in runs]).double().mean(dim=0).to(tensor.dtype)
@@ -83,7 +85,7 @@ def test_a_greedy_soup_is_never_worse_than_its_best_run(
     assert found.measured.metrics["zero_shot_top1"] >= max(alone.values())
     assert any("keep other rows for the figure" in note for note in found.notes)
 
-    written = export_model(pot.served(found), names(three_runs)[0], tmp_path / "soup", to="open_clip")
+    written = export_model(serve(pot, found), names(three_runs)[0], tmp_path / "soup", to="open_clip")
     assert float(written.checked.rpartition(" ")[2]) <= 1e-6
     again = evaluate_target(
         str(tmp_path / "soup"), FolderSource(folder=str(colours / "val")), device=CPU, workers=0
@@ -171,3 +173,20 @@ def test_the_table_fits_80_columns(three_runs: tuple[Path, ...]) -> None:
         lines = capture.get().splitlines()
         assert max(map(len, lines)) <= 80
         assert sum("taken" in line for line in lines) == len(found.taken)
+
+
+def test_lora_is_averaged_as_the_product_that_it_makes(tiny_native: Path, make_run: Any, train_colours: Any) -> None:
+    """Factors drawn from two seeds have no meaningful mean; the matrices that they make have."""
+    lora = {"image": {"lora": {"rank": 2}}, "text": {"lora": {"rank": 4, "targets": ["q", "fc"]}}}
+    runs = [train_colours(tiny_native, model=lora, run={"seed": seed}, train={"epochs": 1}) for seed in (0, 1)]
+    pot = open_pot([str(run) for run in runs], None, CPU)
+    merged = []
+    for run in runs:
+        clip = load_saved(run).clip
+        merge_lora(clip.model, clip.image, clip.text)
+        merged.append(clip.model.state_dict())
+    found = cook(pot, None, recipe="uniform", compute=COMPUTE)
+    for name, tensor in serve(pot, found).clip.model.state_dict().items():
+        expected = torch.stack([state[name] for state in merged]).double().mean(dim=0).to(tensor.dtype)
+        assert torch.equal(tensor, expected), name
+    assert "visual.transformer.resblocks.0.attn.in_proj_weight" in pot.varying

@@ -13,6 +13,7 @@ from clipft.config.schema import ModelConfig
 from clipft.model.adapters import Adapter
 from clipft.model.build import ClipModel, build
 from clipft.model.feature_adapter import FeatureAdapter
+from clipft.model.lora import merge_lora
 from clipft.model.mixing import Mixture, average, mix
 from clipft.model.saved import load_saved
 
@@ -128,3 +129,31 @@ def test_adapters_count_by_their_scale(tiny_native: Path, make_run: Any) -> None
     for ours, theirs in zip(features(saved.clip), features(plain), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     assert any("adapter" in name for name in mixture.names)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_counts_by_its_strength(tiny_native: Path, make_run: Any, dora: bool) -> None:
+    """At 0 base, at 1 tuned to the bit; between, the weights are those of base and merged model mixed."""
+    name = f"local-dir:{tiny_native}"
+    lora = {"rank": 2, "dora": dora}
+    run = make_run(tiny_native, model={"name": name, "image": {"lora": lora}, "text": {"lora": lora}})
+    saved = load_saved(run)
+    frozen = build(ModelConfig(name=name), 0)
+    before = features(saved.clip)
+    mixture = Mixture(saved.clip, build(saved.config.model, 0).model.state_dict())
+    mixture.put(0.0)
+    assert all(map(torch.equal, features(saved.clip), features(frozen)))
+    mixture.put(1.0)
+    assert all(map(torch.equal, features(saved.clip), before))
+
+    mixture.put(0.3)
+    between = features(saved.clip)
+    merge_lora(saved.clip.model, saved.clip.image, saved.clip.text)
+    whole = load_saved(run).clip
+    merge_lora(whole.model, whole.image, whole.text)
+    ends = frozen.model.state_dict(), whole.model.state_dict()
+    assert saved.clip.model.state_dict().keys() == ends[0].keys() == ends[1].keys()
+    for key, tensor in saved.clip.model.state_dict().items():
+        torch.testing.assert_close(tensor, 0.7 * ends[0][key] + 0.3 * ends[1][key], atol=1e-6, rtol=1e-5)
+    for ours, theirs in zip(between, features(saved.clip), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
