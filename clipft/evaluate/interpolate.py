@@ -16,18 +16,18 @@ from torch import Tensor
 
 from clipft.config.source_schema import Source
 from clipft.config.stages import classifier_init
-from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, figure_names, headline, higher_is_better
-from clipft.evaluate.sides import rows_for
+from clipft.evaluate.sides import Asked, keep_rows, rows_for
 from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.export.read import is_export
+from clipft.model.additions import base_of
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
-from clipft.model.mixing import Mixture, let_count
+from clipft.model.mixing import Mixture
 from clipft.model.saved import SavedModel, Which, load_saved
 
 
@@ -147,11 +147,10 @@ def open_between(name: str, which: Which | None, *, device: torch.device, autoca
             "train with loss.init: prompts"
         )
     saved.clip.model.to(device)
-    base = build(config.model, config.run.seed)
+    base = build(base_of(config.model), config.run.seed)
     base.model.to(device)
     tensors: dict[str, Tensor] = base.model.state_dict()
     if saved.state["classifier"] is not None:
-        let_count(base.model, 0.0)  # a feature adapter starts at random
         prompts = class_embeddings(base, saved.classes, saved.templates, device=device, autocast=autocast)
         tensors |= {f"classifier.{key}": tensor for key, tensor in _started(saved, prompts, base.scale).items()}
     return Between(name, saved, Mixture(saved.clip, tensors), base.base)
@@ -180,7 +179,7 @@ def interpolate(
     Args:
         between: the run.
         alphas: where to measure, beside the base (0) and the tuned (1).
-        data: what to measure on; nothing takes the validation rows of the run's config.
+        data: what to measure on, beside evaluate.keep of the run's config; nothing takes its validation rows.
         compute: how.
         choose: an alpha, or the figure whose mean over the data sets chooses; None takes each one's headline.
         watch: told how many steps there are, it returns what to call after each.
@@ -190,41 +189,25 @@ def interpolate(
     """
     at = sorted({0.0, 1.0, *alphas, *([choose] if isinstance(choose, float) else [])})
     saved = between.saved
-    target = target_of(between.name, saved)
-    sets: list[Rows] = []
-    notes = list(target.notes)
-    for source in data or (None,):
-        rows, said = rows_for(target, source, classifier_too=False)
-        sets.append(rows)
-        notes += [*rows.notes, *said]
-    answers = [
-        rows.labels is not None and rows.classes == target.classes and target.classifier is not None for rows in sets
-    ]
+    sets, answers, notes = _sets(between, data)
     if isinstance(choose, str):
         _refuse_unmeasured(choose, sets, answers)
-    variants = Variants(saved.clip, between.mixture.names, len(at), lambda number: between.mixture.put(at[number]))
     if not between.mixture.names:
-        notes.append("base and tuned model are the same to the bit: the run has changed nothing")
-    tick = watch(sum(batches_of(rows, compute) for rows in sets) * len(at))
+        notes = (*notes, "base and tuned model are the same to the bit: the run has changed nothing")
+    variants = Variants(saved.clip, between.mixture.names, len(at), lambda number: between.mixture.put(at[number]))
+    compute = replace(compute, tick=watch(sum(batches_of(asked.rows, compute) for asked in sets) * len(at)))
     found = [
-        sweep(
-            variants,
-            rows,
-            saved.templates,
-            replace(compute, tick=tick),
-            by_classifier=answered,
-            pooled=target.pooled,
-        )
-        for rows, answered in zip(sets, answers, strict=True)
+        sweep(variants, asked.rows, asked.templates, compute, by_classifier=answered, pooled=asked.pooled)
+        for asked, answered in zip(sets, answers, strict=True)
     ]
     points = tuple(Point(alpha, measured) for alpha, measured in zip(at, zip(*found, strict=True), strict=True))
     figures, averaged = _figures(points[0].measured, choose if isinstance(choose, str) else None)
     together = Interpolation(between.name, between.base_name, figures, averaged, points, 0, "", ())
     if isinstance(choose, float):
-        return replace(together, chosen=at.index(choose), why="as asked", notes=_distinct(notes))
-    notes.append("alpha was chosen on these rows, so its figures here flatter it: report those on other rows")
+        return replace(together, chosen=at.index(choose), why="as asked", notes=notes)
+    flattered = "alpha was chosen on these rows, so its figures here flatter it: report those on other rows"
     why = f"best {'mean' if len(averaged) > 1 else 'figure'}"
-    return replace(together, chosen=together.best_mean(), why=why, notes=_distinct(notes))
+    return replace(together, chosen=together.best_mean(), why=why, notes=(*notes, flattered))
 
 
 def best_of(values: Sequence[float], *, higher: bool) -> int:
@@ -232,12 +215,35 @@ def best_of(values: Sequence[float], *, higher: bool) -> int:
     return values.index(max(values) if higher else min(values))
 
 
-def _refuse_unmeasured(asked: str, sets: Sequence[Rows], answers: Sequence[bool]) -> None:
+def _sets(between: Between, data: Sequence[Source]) -> tuple[list[Asked], list[bool], tuple[str, ...]]:
+    """What to measure on, the rows last that the config watches for forgetting; whether each is for the run's
+    classifier; and what to say.
+    """
+    saved, target = between.saved, target_of(between.name, between.saved)
+    sets: list[Asked] = []
+    notes = list(target.notes)
+    for source in data or (None,):
+        rows, said = rows_for(target, source, classifier_too=False)
+        sets.append(Asked(rows, saved.templates, target.pooled))
+        notes += [*rows.notes, *said]
+    has_one = saved.state["classifier"] is not None
+    answers = [has_one and asked.rows.labels is not None and asked.rows.classes == saved.classes for asked in sets]
+    watched = saved.config.evaluate
+    if watched.keep is not None and watched.keep not in data:
+        kept, said = keep_rows(saved.config, watched.keep)
+        notes += said
+        if kept is not None:
+            sets.append(Asked(kept, watched.keep_templates or saved.templates, pooled=False))
+            answers.append(False)
+    return sets, answers, tuple(dict.fromkeys(notes))
+
+
+def _refuse_unmeasured(asked: str, sets: Sequence[Asked], answers: Sequence[bool]) -> None:
     """Refuse a figure that none of the data sets will have, before anything is measured (P59)."""
     known: list[str] = []
-    for rows, answered in zip(sets, answers, strict=True):
-        known += figure_names(rows, classifier=False, loss=False)
-        known += figure_names(rows, classifier=True, loss=False) if answered else ()
+    for each, answered in zip(sets, answers, strict=True):
+        known += figure_names(each.rows, classifier=False, loss=False)
+        known += figure_names(each.rows, classifier=True, loss=False) if answered else ()
     if asked not in known:
         raise InputError(
             f"--choose: {asked!r} is not measured on this data; expected an alpha from 0 to 1 or one of "
@@ -255,7 +261,3 @@ def _figures(measured: Sequence[Measurement], asked: str | None) -> tuple[tuple[
 
 def _means(columns: Sequence[Sequence[float]]) -> list[float]:
     return [sum(row) / len(row) for row in zip(*columns, strict=True)]
-
-
-def _distinct(notes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(notes))

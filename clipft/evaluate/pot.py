@@ -78,8 +78,8 @@ def _from_disk(checkpoints: Sequence[Checkpoint]) -> tuple[Callable[[int], Mappi
     varying = frozenset(name for name in first if any(other[name] != first[name] for other in others))
     base: dict[str, Tensor] = {}
     if any(not varying <= set(checkpoint.state["saved"]) for checkpoint in checkpoints):
-        config = checkpoints[0].config
-        base = build(config.model, config.run.seed).model.state_dict()
+        config, classes = checkpoints[0].config, checkpoints[0].state["classes"]
+        base = build(config.model, config.run.seed, classes=classes).model.state_dict()
         base = {name: tensor.clone() for name, tensor in base.items() if name in varying}
 
     def read(number: int) -> dict[str, Tensor]:

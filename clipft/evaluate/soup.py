@@ -190,7 +190,8 @@ def _held_out(pot: Pot, data: Source | None) -> tuple[Rows, tuple[str, ...]]:
     rows, notes = rows_for(target, data, classifier_too=False)
     if data is not None:  # of the first run, `rows_for` has said it
         for other in pot.checkpoints[1:]:
-            notes += trained_on(rows, data, other.config.data, other.config.run.seed)
+            config = other.config
+            notes += trained_on(rows, data, config.data, config.run.seed, config.evaluate.novel_classes)
     return rows, tuple(dict.fromkeys((*rows.notes, *notes)))
 
 

@@ -108,7 +108,7 @@ def first_difference(clip: ClipModel, tower: Tower, names: Iterable[str]) -> int
         0 where they reach into its embeddings, N + 1 into block N, depth + 1 into norm or pooling, depth + 2 into
         the projection, depth + 3 where none of them is the tower's.
     """
-    places = {name: _number(owner.part_of(name), owner) for owner in (clip.image, clip.text) for name in owner.names()}
+    places = {name: _number(name, owner) for owner in (clip.image, clip.text) for name in owner.names()}
     owners = {name: owner.name for owner in (clip.image, clip.text) for name in owner.names()}
     beside = {name.rpartition(".")[0]: name for name in places}  # a buffer lies beside its module's parameters
     nothing = tower.depth + 3
@@ -124,10 +124,13 @@ def first_difference(clip: ClipModel, tower: Tower, names: Iterable[str]) -> int
     return min(found)
 
 
-def _number(part: str, tower: Tower) -> int:
+def _number(name: str, tower: Tower) -> int:
+    part = tower.part_of(name)
+    if part == "embeddings" or tower.group_of(name) == "prompt":  # block 0 is given prompt vectors with the rest
+        return 0
     if part.startswith("block "):
         return int(part.removeprefix("block ")) + 1
-    return {"embeddings": 0, "norm": tower.depth + 1, "pooling": tower.depth + 1, "projection": tower.depth + 2}[part]
+    return {"norm": tower.depth + 1, "pooling": tower.depth + 1, "projection": tower.depth + 2}[part]
 
 
 def _see(variants: Variants, rows: Rows, compute: Compute, *, pooled: bool) -> Iterator[Seen]:

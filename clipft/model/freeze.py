@@ -217,7 +217,8 @@ def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -
             f"logit_bias is frozen: a contrastive loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has"
         )
     if set(trainable) and set(trainable) <= set(_SCALES):
-        notes.append(f"nothing but {' and '.join(sorted(trainable))} trains: no feature will change")
+        names = " and ".join(sorted(trainable))
+        notes.append(f"nothing but {names} trains: no feature will change")
     return notes
 
 

@@ -77,6 +77,10 @@ class Hidden:
     prompted: Tensor | None = None
 
 
+NO_WORD = -1
+"""The number in `Hidden.tokens` where a prompt vector stands: no padding, no end token, and never the largest."""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A matrix of a block that LoRA may join.
@@ -120,7 +124,7 @@ class Added:
 
 
 class PromptVectors(Protocol):
-    """Learnt vectors among a tower's tokens (`prompts.py`)."""
+    """Learnt vectors among a tower's tokens (`text_prompt.py`, `image_prompt.py`)."""
 
     def join(self, hidden: Hidden) -> Hidden:
         """What block 0 takes, with the vectors in it."""
@@ -149,6 +153,11 @@ class Tower(ABC):
 
     `projection_is_new` says that the base has no such projection, so that it trains whatever the keys say.
     """
+
+    word_table: str | None = None
+    """Path of the table in which a text's token numbers are looked up; None in an image tower."""
+    prefix_tokens: int | None = None
+    """How many tokens stand in front of an image's row of patches; None where no plain row of patches is."""
 
     def __init__(
         self,

@@ -71,6 +71,18 @@ def test_without_data_the_validation_rows_are_taken(three_runs: tuple[Path, ...]
     assert found.points[0].measured[0].counts["rows"] == 24
 
 
+def test_what_is_kept_stands_beside_the_data(train_colours: Any, tiny_native: Path, tiny_photos: Path) -> None:
+    """P62: evaluate.keep is a column of its own, by its own prompts, as in every table."""
+    keep = {"keep": {"folder": str(tiny_photos)}, "keep_templates": ["{} noise"]}
+    run = train_colours(tiny_native, evaluate=keep, train={"epochs": 1})
+    found = run_through(run, [])
+    sides = evaluate_target(str(run), None, device=CPU, workers=0)
+    assert found.points[0].measured == (sides.base, sides.kept_base)
+    assert found.points[-1].measured == (sides.tuned, sides.kept_tuned)
+    assert found.points[0].measured[1].prompts[0] == "blue noise"
+    assert len(run_through(run, [], tiny_photos).figures) == 1  # the same rows, asked for by name
+
+
 def test_another_figure_may_choose(three_runs: tuple[Path, ...]) -> None:
     found = run_through(three_runs[0], [0.5], choose="nll")
     values = found.values(0)
@@ -157,6 +169,9 @@ def test_what_cannot_be_mixed_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"its classifier started at random \(loss.init: random\)"):
         run_through(make_run(tiny_native, loss="classifier"), [])
+    prompted = {"name": f"local-dir:{tiny_native}", "image": {"prompt": {"length": 2}}}
+    with pytest.raises(InputError, match=r"model.image.prompt: a base without prompt vectors has nothing"):
+        run_through(make_run(tiny_native, model=prompted), [])
     with pytest.raises(InputError, match="an exported model does not bring its base"):
         run_through(tiny_native, [])
     with pytest.raises(InputError, match="no such run"):

@@ -112,6 +112,19 @@ def test_what_only_one_run_trained_is_averaged_with_the_base(
     assert torch.equal(weights(frozen)[name], base[name])
 
 
+def test_prompt_vectors_of_one_seed_are_averaged_too(train_colours: Any, tiny_native: Path) -> None:
+    model = {"image": {"prompt": {"length": 2}}, "text": {"prompt": {"length": 3}}}
+    runs = [
+        train_colours(tiny_native, model=model, train={"epochs": 1}, optim={"lr": lr, "warmup": 1, "lr_new": "x10"})
+        for lr in (1e-3, 5e-3)
+    ]
+    found = cook(open_pot(names((runs[0], runs[1])), None, CPU), None, recipe="uniform", compute=COMPUTE)
+    for each in found.tasted:
+        alone = evaluate_target(str(runs[each.run]), None, device=CPU, workers=0, with_base=False).tuned
+        assert alone is not None
+        assert each.alone == alone.metrics["zero_shot_top1"]
+
+
 def test_runs_that_do_not_fit_together_are_refused(
     train_colours: Any, three_runs: tuple[Path, ...], make_run: Any, tiny_native: Path, tiny_timm_bert: Path
 ) -> None:

@@ -137,19 +137,21 @@ def test_lora_counts_by_its_strength(tiny_native: Path, make_run: Any, dora: boo
     name = f"local-dir:{tiny_native}"
     lora = {"rank": 2, "dora": dora}
     run = make_run(tiny_native, model={"name": name, "image": {"lora": lora}, "text": {"lora": lora}})
-    saved = load_saved(run)
     frozen = build(ModelConfig(name=name), 0)
+    saved, whole = load_saved(run), load_saved(run).clip
+    for clip in (saved.clip, whole):  # as LoRA trains: the base stands still
+        clip.model.load_state_dict(frozen.model.state_dict(), strict=False)
     before = features(saved.clip)
     mixture = Mixture(saved.clip, build(saved.config.model, 0).model.state_dict())
     mixture.put(0.0)
     assert all(map(torch.equal, features(saved.clip), features(frozen)))
+    assert not torch.equal(features(saved.clip)[0], before[0])
     mixture.put(1.0)
     assert all(map(torch.equal, features(saved.clip), before))
 
     mixture.put(0.3)
     between = features(saved.clip)
     merge_lora(saved.clip.model, saved.clip.image, saved.clip.text)
-    whole = load_saved(run).clip
     merge_lora(whole.model, whole.image, whole.text)
     ends = frozen.model.state_dict(), whole.model.state_dict()
     assert saved.clip.model.state_dict().keys() == ends[0].keys() == ends[1].keys()

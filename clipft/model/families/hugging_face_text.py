@@ -117,6 +117,7 @@ class HuggingFaceText(Tower):
 class BertText(HuggingFaceText):
     """BERT, RoBERTa and XLM-R."""
 
+    word_table = f"{_PREFIX}.embeddings.word_embeddings"
     _targets = MappingProxyType(
         {
             "attention.self.query": "q",
@@ -162,6 +163,7 @@ class BertText(HuggingFaceText):
 class Mt5Text(HuggingFaceText):
     """mT5's encoder: positions are a bias of the attention, learnt in block 0 and used by all."""
 
+    word_table = f"{_PREFIX}.embed_tokens"
     _targets = MappingProxyType(
         {
             **{f"layer.0.SelfAttention.{target}": target for target in ("q", "k", "v", "o")},
@@ -214,6 +216,7 @@ class Mt5Text(HuggingFaceText):
 class M2m100Text(HuggingFaceText):
     """M2M100's encoder, NLLB's too. Its LayerDrop is left out: it would leave random blocks without gradient."""
 
+    word_table = f"{_PREFIX}.embed_tokens"
     _targets = MappingProxyType(
         {
             **{f"self_attn.{target}_proj": target for target in ("q", "k", "v")},

@@ -26,6 +26,8 @@ from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Towe
 class NativeImage(Tower):
     """A VisionTransformer, pooled by class token, mean or attention, or (`pool_type: none`) not at all."""
 
+    prefix_tokens = 1  # the class token
+
     def __init__(self, model: nn.Module, visual: Any, dropout: float) -> None:
         self.visual = visual
         layout = Layout(

@@ -37,6 +37,7 @@ class NativeText(Tower):
         self, model: nn.Module, text: Any, dropout: float, *, pooling: str, eos: int, prefix: str = ""
     ) -> None:
         self.text, self._pooling, self._eos = text, pooling, eos
+        self.word_table = f"{prefix}token_embedding"
         layout = Layout(
             prefix,
             tuple(f"{prefix}{name}" for name in ("token_embedding", "positional_embedding", "cls_emb")),

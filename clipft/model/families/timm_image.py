@@ -31,6 +31,7 @@ class TimmImage(Tower):
         if "pool" in visual.head._modules or pool not in POOLED:
             raise unsupported("image", f"timm's {kind} pooled by open_clip's own attention ({pool or 'in its head'})")
         self._kind = known = _KINDS[kind]
+        self.prefix_tokens = trunk.num_prefix_tokens if known.is_vit and not known.fixed_size else None
         blocks = known.blocks
         if len(blocks) == 1:
             blocks = numbered(blocks[0], getattr(trunk, blocks[0]))
