@@ -16,7 +16,7 @@ from clipft.cli import app, main
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
     *("train", "overfit", "freeze-report", "inspect", "models", "schema"),
-    *("evaluate", "embed", "predict", "export"),
+    *("evaluate", "embed", "predict", "export", "interpolate", "soup"),
 )
 
 Run = Callable[..., tuple[int, str, str]]
@@ -246,6 +246,22 @@ def test_train_evaluate_predict_and_export(
     code, _, err = run("export", "runs/tiny", "--out", "exported")
     assert code == 2
     assert "--force" in err
+    for _ in range(2):  # a second picture over the first
+        mixed = ("--alpha", "0.5", "--choose", "0.5", "--plot", "curve.svg", "--out", "mixed", "--force")
+        code, out, _ = run("interpolate", "runs/tiny", "--data", f"folder:{tiny_photos}", *mixed)
+        assert code == 0
+    assert "0.5  chosen" in out
+    assert "create_model_and_transforms" in out
+    assert {"curve.svg", "mixed"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "mixed" / "interpolation.svg").read_bytes() == (tmp_path / "curve.svg").read_bytes()
+    code, out, _ = run("interpolate", "runs/tiny", "--json", "--alpha", "0.5")
+    assert [point["alpha"] for point in json.loads(out)["points"]] == [0, 0.5, 1]
+    code, _, _ = run("train", "tiny.yaml", "--set", "optim.lr=2e-3")
+    assert code == 0
+    code, out, _ = run("soup", "runs/tiny", "runs/tiny-2", "--out", "soup", "--json")
+    assert code == 0
+    assert len(json.loads(out)["runs"]) == 2
+    assert (tmp_path / "soup" / "open_clip_config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +276,11 @@ def test_train_evaluate_predict_and_export(
         (("embed", "runs/none", "--out", "v.npy"), "ends in .safetensors or .parquet, found 'v.npy'"),
         (("embed", "runs/none", "--out", "v.safetensors"), "does not exist"),
         (("embed", "runs/none", "--out", "v.safetensors", "--method", "pca"), "add --plot map.html"),
+        (("interpolate", "runs/none"), "there is no such run"),
+        (("interpolate", "runs/none", "--alpha", "2"), "--alpha: expected numbers from 0 to 1"),
+        (("interpolate", "runs/none", "--choose", "7"), "--choose: expected an alpha from 0 to 1, or a figure"),
+        (("interpolate", "runs/none", "--plot", "a.pdf"), "ends in .svg, found 'a.pdf'"),
+        (("soup", "runs/none", "runs/b", "--out", "x"), "there is no such run"),
     ],
 )
 def test_mistakes_of_other_commands_are_sentences(run: Run, words: tuple[str, ...], message: str) -> None:

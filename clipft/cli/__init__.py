@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipft.cli import looking, training, using
+from clipft.cli import looking, mixing, training, using
 from clipft.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -23,6 +23,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     using.embed,
     using.predict,
     using.export,
+    mixing.interpolate,
+    mixing.soup,
 )
 """In the order of the help; the function's name is the command's, `_` written `-`."""
 
