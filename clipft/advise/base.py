@@ -70,12 +70,20 @@ def choose_base(catalogue: Catalogue, machine: Machine, way: str, batch: int) ->
 
 
 def named_base(catalogue: Catalogue, name: str, pretrained: str | None) -> Base:
-    """The model that was asked for, with its most accurate weights where none were."""
+    """The model that was asked for, with its most accurate weights where none were.
+
+    Raises:
+        InputError: all its weights belong to another name.
+    """
     if pretrained is not None:
         return Base(name, pretrained, "As you asked.")
     found = next((each for each in catalogue.architectures if each.name == name), None)
-    if found is None or not found.loading:
+    if found is None or not found.tags:
         return Base(name, None, "As you asked.")
+    if not found.loading:
+        other = next((tag.instead for tag in found.tags if tag.instead), None)
+        hint = f"write --model {other}" if other else "name another model"
+        raise InputError(f"--model: the weights for {name} were trained with another activation; {hint}")
     tag = found.best or found.loading[0]
     reason = "most accurate of its weights on ImageNet" if found.best else "first of its weights"
     return Base(name, tag.name, f"As you asked; {tag.name}: the {reason} (clipft models {name} lists them).")

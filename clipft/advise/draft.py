@@ -56,7 +56,8 @@ def look_at(text: str, goal: Goal | None) -> Data:
     guess = guess_sources(text)
     goal = goal or ("classify" if _has_classes(guess.train) else "retrieve")
     train = for_goal(guess.train, goal)
-    guess = replace(guess, train=train, val=None if guess.val is None else for_goal(guess.val, goal))
+    said = (*guess.said, *_left_out(guess.train, train))
+    guess = replace(guess, said=said, train=train, val=None if guess.val is None else for_goal(guess.val, goal))
     guess, rows, validation, notes = _read(guess)
     training = len(rows)
     if guess.val is None:
@@ -78,6 +79,14 @@ def _read(guess: Guess) -> tuple[Guess, Rows, int, tuple[str, ...]]:
             guess = replace(guess, val=None, said=(*guess.said, said))
     splits = read_splits(DataConfig(train=guess.train, val=None, max_bad_fraction=1.0), seed=0)
     return guess, splits.train, 0, (*splits.notes, *splits.warnings)
+
+
+def _left_out(source: Source, now: Source) -> Iterator[str]:
+    if isinstance(source, TableSource) and isinstance(now, TableSource) and source != now:
+        what, column, other = (
+            ("captions", source.caption, "retrieve") if now.caption is None else ("classes", source.label, "classify")
+        )
+        yield f"the table has {what} too, in column {column}; --goal {other} trains on them"
 
 
 def _has_classes(source: Source) -> bool:

@@ -13,6 +13,9 @@ from clipft.data.sighting import Sighting
 UNEQUAL = 10
 """The largest class has so many times the smallest one's images: strongly unequal (ours)."""
 
+MAX_BAD = 0.01
+"""The default of data.max_bad_fraction."""
+
 
 def unequal(seen: Sighting) -> bool:
     """Whether the classes are of very different size."""
@@ -28,10 +31,10 @@ def facts(seen: Sighting, goal: Goal, lengths: CaptionReport | str | None) -> It
     """
     yield _size(seen, goal)
     good = "all fine" if not seen.faults else f"{seen.opened - len(seen.faults):,} of them fine"
-    rest = "" if seen.opened == seen.rows else "; the others were not looked into"
+    rest = "" if seen.opened + seen.copies + seen.missing >= seen.rows else "; the others were not looked into"
     yield f"{seen.opened:,} of {counted(seen.rows, 'image')} were opened, {good}{rest}."
-    copies = "no two are" if not seen.copies else f"{seen.copies:,} repeat an earlier one"
-    yield f"All files were compared: {copies} the same byte for byte. Resized copies would not be seen."
+    copies = {0: "no two are the same", 1: "1 is a copy of another"}.get(seen.copies, f"{seen.copies:,} are copies")
+    yield f"All files were compared: {copies}, byte for byte. Resized copies would not be seen."
     if isinstance(lengths, CaptionReport):
         few = "" if seen.repeats and lengths.captions == seen.repeats.rows else f" of {lengths.captions:,} looked at"
         yield f"Longest caption{few}: {lengths.longest} tokens; the model reads {lengths.context_length}."
@@ -68,10 +71,10 @@ def warnings(seen: Sighting, goal: Goal, names: Wording, lengths: CaptionReport 
 
 
 def _files(seen: Sighting) -> Iterator[str]:
-    if seen.missing:
+    if seen.missing > MAX_BAD * seen.rows:
         yield (
-            f"{counted(seen.missing, 'image')} of {seen.rows:,} are missing or empty files. Above 1 % the run stops; "
-            "data.max_bad_fraction sets that limit."
+            f"{seen.missing:,} of {counted(seen.rows, 'image')} are missing or empty: above 1 % a run does not start. "
+            "Mend or remove them, or write max_bad_fraction under data."
         )
     if seen.faults:
         yield (
@@ -80,8 +83,8 @@ def _files(seen: Sighting) -> Iterator[str]:
         )
     if seen.across:
         one, other = seen.across[0]
-        times = counted(len(seen.across), "image")
-        yield f"{times} lie in two classes, byte for byte: {one} = {other}. One of the two is wrong."
+        times = "One image lies" if len(seen.across) == 1 else f"{len(seen.across):,} images lie"
+        yield f"{times} in two classes, byte for byte the same: {one} = {other}. One of the two is wrong."
 
 
 def _classes(seen: Sighting, names: Wording) -> Iterator[str]:
@@ -89,7 +92,7 @@ def _classes(seen: Sighting, names: Wording) -> Iterator[str]:
     few = [f"{name} {count}" for count, name in by_count if 0 < count < SHOTS]
     if few:
         yield (
-            f"{len(few):,} of {len(seen.classes):,} classes have fewer than {SHOTS} images ({some(few, 4)}). "
+            f"Fewer than {SHOTS} images: {len(few):,} of {len(seen.classes):,} classes ({some(few, 4)}). "
             "Their figures will jump by chance; more images help most here."
         )
     if unequal(seen):
@@ -109,4 +112,4 @@ def _classes(seen: Sighting, names: Wording) -> Iterator[str]:
             f'class_names: {{"{names.codes[0]}": golden retriever}}'
         )
     if seen.unlabelled:
-        yield f"{counted(seen.unlabelled, 'row')} have no class; a classifier would refuse them."
+        yield f"Without a class: {counted(seen.unlabelled, 'row')}; a classifier would refuse them."

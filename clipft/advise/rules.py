@@ -84,7 +84,7 @@ def _most_frozen(images: int, goal: Goal, depths: Depths) -> Way:
         "(freeze_layers: depth - 1)."
     )
     others = [
-        ("heads", "there are a few hundred images, or the model must forget as little as can be"),
+        ("heads", "the model is to forget as little as can be"),
         *_lora(depths, "the pictures are unlike those of the web (scans, X-rays): all blocks change, a little"),
         (_last(min(2, depths.image, depths.text)), "val still rises in the last epoch"),
     ]
@@ -145,9 +145,10 @@ def _last(n: int | dict[str, int]) -> dict[str, Any]:
 
 
 def _lora(depths: Depths, when: str) -> Iterator[tuple[Any, str]]:
-    if depths.lora:
-        whole = len(depths.lora) == 2
-        yield "lora" if whole else {"name": "lora", "towers": list(depths.lora)}, when
+    if depths.lora == ("image", "text"):
+        yield "lora", when
+    elif "image" in depths.lora:
+        yield {"name": "lora", "towers": ["image"]}, when
 
 
 # --- batches and epochs --------------------------------------------------------------------------

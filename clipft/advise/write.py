@@ -123,7 +123,7 @@ def _strategy(page: Page, of: Written) -> None:
         wanted = inline_yaml({"strategy": of.step.too_large})[1:-1]
         page.say(f"For so many images {wanted} would be the choice, but a step of it does not fit into memory here.")
     page.put("strategy", of.way.strategy)
-    page.say("Take another one in its place ...")
+    page.say("Others, to write in its place:")
     for value, when in of.way.others:
         page.say(f"if {when}:", first="- ")
         page.say_as_it_is(f"strategy: {inline_yaml(value)}")
@@ -178,7 +178,7 @@ def _plain(source: Source) -> dict[str, Any]:
 
 def _optim(page: Page, of: Written) -> None:
     page.say(f"The learning rates come with the strategy: {of.way.rates}.")
-    page.say("If the figures fall below the base's, halve the first; set it yourself by writing, say:")
+    page.say("If figures fall below those of the base, write a smaller one for the blocks:")
     page.say_as_it_is("optim: {lr: 1.0e-5}")
 
 

@@ -74,7 +74,8 @@ def _first_config(data: str, goal: Task | None, model: str | None, pretrained: s
     from clipft.report.console import say
 
     say([f"looking at {data}"])
-    found = look_at(data, goal)
+    with _options_named():
+        found = look_at(data, goal)
     say([f"{found.seen.rows:,} images, to {found.goal}; counting what a step costs"])
 
     from clipft.train.free_memory import free_memory
@@ -84,7 +85,7 @@ def _first_config(data: str, goal: Task | None, model: str | None, pretrained: s
     machine = Machine(device.type, choose_precision("auto", device).name, free_memory(device))
     with _options_named():
         text = draft(found, machine, _peak, model, pretrained)
-    say(["saved as config.yaml, it is looked at by: clipft freeze-report config.yaml"])
+    say(["with this saved as config.yaml, next: clipft freeze-report config.yaml"])
     return text
 
 
@@ -99,12 +100,13 @@ def _peak(config: Config) -> int:
 
 @contextmanager
 def _options_named() -> Iterator[None]:
-    """Within, what is wrong with a model is said of the option that named it."""
+    """Within, what is wrong with the model or the data is said of the option that named them."""
     try:
         yield
     except InputError as error:
         key, _, said = str(error).partition(":")
-        option = {"model.name": "--model", "model.pretrained": "--pretrained"}.get(key)
+        options = {"model.name": "--model", "model.pretrained": "--pretrained", "data.train": "--data"}
+        option = next((option for start, option in options.items() if key.startswith(start)), None)
         if option is None:
             raise
         raise InputError(f"{option}:{said}") from None

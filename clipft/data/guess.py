@@ -53,6 +53,8 @@ def guess_sources(text: str) -> Guess:
         return _named(text, kind, rest)
     path = Path(text).expanduser()
     if path.is_file():
+        if path.suffix.lower() not in (*TABLES, ".txt", ".json", ".tab"):
+            raise InputError(f"--data: {text} is no table ({', '.join(TABLES)}) and no folder")
         return _table(text)
     if path.is_dir():
         return _folder(text, path)
@@ -74,7 +76,10 @@ def _named(text: str, kind: str, rest: str) -> Guess:
 
 
 def _table(text: str, known: Mapping[str, Any] = MappingProxyType({})) -> Guess:
-    found = guess_table(text, known)
+    try:
+        found = guess_table(text, known)
+    except InputError as error:
+        raise InputError(f"--data: {error}") from None
     if found.val is not None or "split" in known:
         return Guess(found.train, found.val, found.said)
     path = Path(text).expanduser()

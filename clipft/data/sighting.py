@@ -32,7 +32,7 @@ class Sighting:
         faults: those of them that could not be.
         missing: rows whose image is no file, or an empty one.
         copies: rows whose image was there before, byte for byte.
-        across: pairs of such images in different classes.
+        across: images that lie in two classes, by two of their paths.
     """
 
     rows: int
@@ -100,11 +100,12 @@ def _missing(rows: Rows) -> int:
 
 
 def _across(rows: Rows) -> tuple[tuple[str, str], ...]:
-    """Rows that show the same image as an earlier row of another class, with that row."""
+    """Images that lie in two classes or more: the first row of each, and the first one in another class."""
     if rows.labels is None:
         return ()
     labels: Ints = rows.labels
     _, first, inverse = np.unique(rows.identities, return_index=True, return_inverse=True)
     before = first[inverse]  # (N,) the first row with the same image
     other = np.flatnonzero((labels != labels[before]) & (labels >= 0) & (labels[before] >= 0))
-    return tuple((rows.images[int(before[row])], rows.images[row]) for row in other.tolist())
+    pairs = {int(before[row]): row for row in reversed(other.tolist())}
+    return tuple((rows.images[one], rows.images[row]) for one, row in sorted(pairs.items()))

@@ -77,7 +77,7 @@ def _columns(table: Table, known: Mapping[str, Any]) -> dict[str, str | None]:
         missing = "an image's path" if image is None else "a caption or a class"
         shown = some([repr(name) for name in table.columns], 12)
         raise InputError(
-            f"--data: {table.path} ({table.form}) has no column whose name tells that it holds {missing}; it has "
+            f"{table.path} ({table.form}) has no column whose name tells that it holds {missing}; it has "
             f"{shown}. Name them: table:{table.path},image=COLUMN,caption=COLUMN or label=COLUMN"
         )
     return {"image": image, "caption": caption, "label": label}
