@@ -206,6 +206,22 @@ def test_another_size_and_context_length_go_along(make_run: MakeRun, tmp_path: P
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in saved.items())
 
 
+@pytest.mark.parametrize("kind", ["quick_gelu", "siglip"])
+def test_lora_is_merged_first(make_run: MakeRun, tmp_path: Path, kind: str) -> None:
+    """P51: transformers gets a plain model that answers as the run does."""
+    name = f"local-dir:{base(kind, tmp_path / 'base')}"
+    lora = {"lora": {"rank": 2, "dora": True}}
+    run = make_run(name, model={"name": name, "image": lora, "text": lora})
+    written = export(run, tmp_path / "out", to="hf")
+    assert written.checked.startswith("LoRA merged into the weights: normalised features differ by at most ")
+    model, _, tokenizer = clipft.load(tmp_path / "out")
+    ours = load_saved(run).clip.model.eval()
+    assert len(ours.state_dict()) > len(model.state_dict())
+    with torch.no_grad():
+        features = [m.encode_text(tokenizer(TEXTS), normalize=True) for m in (model, ours)]
+    torch.testing.assert_close(*features, atol=1e-5, rtol=0)
+
+
 def test_the_notes_say_what_transformers_does_otherwise(make_run: MakeRun, tmp_path: Path) -> None:
     """P46, P48: what cannot be carried over is said."""
     run = make_run(base("gelu", tmp_path / "base", resize_mode="shortest"), loss="classifier")

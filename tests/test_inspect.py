@@ -52,6 +52,8 @@ B32 = ("--model", "ViT-B-32")
         ((*B32, "--image", "a.png", "--walkthrough"), "--image: needs a text to meet; add --text 'a photo of a dog'"),
         ((*B32, "--text", "a dog", "--walkthrough"), "--text: needs an image to meet; add --image FILE"),
         ((*B32, "--image", "a.png", "--text", "a dog"), "add --walkthrough"),
+        ((*B32, "--prompts", "runs/x"), "--prompts: names a run, which brings its model; give it alone"),
+        (("--prompts", "runs/x", "--tree"), "--prompts: is a view of its own; for another give --config CONFIG"),
         ((*B32, "--full"), "--full: is a way to show the tree; add --tree"),
         ((*B32, "--block", 3), "--block: is a part of the tree; add --tree"),
         ((*B32, "--tree", "--full", "--block", 3), "--full and --block: every module, or one block"),

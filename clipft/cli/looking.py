@@ -45,6 +45,9 @@ def inspect(
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="TOPIC", help=f"An idea with its numbers: {', '.join(TOPICS)}.")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="RUN", help="The words nearest to a run's prompt vectors.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the facts, and what was asked, as JSON.")] = False,
 ) -> None:
     """Look inside a model, without loading weights unless they are named.
@@ -71,8 +74,12 @@ def inspect(
         block=block,
         compare=compare,
         explain=explain,
+        prompts=prompts,
     )
     asked.check()
+    if prompts is not None:
+        _show_prompts(prompts, as_json=as_json)
+        return
     loaded = None if config is None else load_config(config, overrides or (), need_data=False)
     section = ModelConfig(name=model, pretrained=pretrained) if loaded is None else loaded.config.model
 
@@ -110,6 +117,27 @@ def inspect(
         if number:
             console.print()
         view.show(console)
+
+
+def _show_prompts(run: Path, *, as_json: bool) -> None:
+    import json
+    from dataclasses import asdict
+
+    from clipft.model.describe import describe
+    from clipft.model.prompt_words import nearest_words, prompt_example
+    from clipft.model.saved import load_saved
+    from clipft.report.console import result, say
+    from clipft.report.prompt_view import print_prompt_words
+
+    saved = load_saved(run)
+    clip = saved.clip
+    found = nearest_words(clip, saved.classes)
+    say(clip.notes)
+    if as_json:
+        facts = describe(clip.model, clip.image, clip.text, name=clip.name, model_cfg=clip.model_cfg).to_json()
+        typer.echo(json.dumps(facts | {"prompts": [asdict(vector) for vector in found]}, indent=1))
+        return
+    print_prompt_words(found, prompt_example(clip, saved.classes, saved.templates), result())
 
 
 def _report_plan(loaded: Loaded) -> PlanReport:

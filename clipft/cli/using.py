@@ -25,6 +25,9 @@ def evaluate(
     data: Data = None,
     which: Which = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the base beside the tuned model.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Measure evaluate.keep of the config too, if it names some.")
+    ] = True,
     batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: ComputeIn = Precision.auto,
@@ -57,6 +60,7 @@ def evaluate(
         autocast=lambda: chosen.autocast(place),
         batch_size=batch_size,
         with_base=base,
+        with_keep=keep,
         watch=show_progress,
     )
     if as_json:

@@ -4,7 +4,7 @@ Sources of the defaults stand beside them; titles: LoRA (Low-Rank Adaptation of 
 rsLoRA (A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023), DoRA (Weight-Decomposed Low-Rank
 Adaptation, ICML 2024), Houlsby (Parameter-Efficient Transfer Learning for NLP, ICML 2019), CLIP-Adapter (Better
 Vision-Language Models with Feature Adapters, 2021), CoOp (Learning to Prompt for Vision-Language Models, IJCV 2022),
-VPT (Visual Prompt Tuning, ECCV 2022).
+MaPLe (Multi-modal Prompt Learning, CVPR 2023), VPT (Visual Prompt Tuning, ECCV 2022).
 """
 
 from __future__ import annotations
@@ -82,17 +82,18 @@ class TextPromptConfig(Section):
     """Learnt vectors among a text's words (CoOp, section 3.2)."""
 
     length: PositiveInt = 16
-    """How many vectors (CoOp: 16 or 4)."""
+    """How many vectors, inside the context, behind the start token (CoOp: 16 or 4)."""
     init: Literal["random", "words"] = "random"
     """Start at random (normal, 0.02: CoOp), or from the embeddings of `words`, the rest of the length at random."""
     words: str | None = None
     """The words to start from, such as "a photo of a"; needs init: words."""
     position: Literal["end", "middle", "front"] = "end"
-    """Where the class name stands: at the end behind the vectors, in their middle, or in front of them."""
+    """Where the class name stands: at the end, all vectors before the text; in the middle, half of them before the
+    text and half behind the name; in front, all behind the name. Captions have no name: end."""
     class_specific: bool = False
-    """Vectors of its own for each class, in place of shared ones."""
+    """Vectors of its own for each class of the training, in place of shared ones."""
     depth: PositiveInt = 1
-    """How many blocks get fresh vectors; 1 gives them to the first block only."""
+    """How many blocks get fresh vectors; 1 gives them to the first block only (MaPLe: 9 of 12)."""
 
     @model_validator(mode="after")
     def _words_where_asked(self) -> TextPromptConfig:
@@ -110,6 +111,6 @@ class ImagePromptConfig(Section):
     """Learnt vectors among an image's patches (VPT, section 3.1)."""
 
     length: PositiveInt = 8
-    """How many vectors."""
+    """How many vectors, between class token and patches (VPT tries 1 to 200)."""
     depth: PositiveInt = 1
     """How many blocks get fresh vectors; 1 is VPT-Shallow, the tower's depth VPT-Deep."""

@@ -100,7 +100,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
         problems += explain(error, tree)
         problems += _between_keys(values, error, tree)
     if need_data:
-        problems += [problem_at(tree, key, message) for key, message in missing(values.get("data"))]
+        problems += [problem_at(tree, key, message) for key, message in missing(values)]
     if problems:
         raise ConfigError(str(path), _in_order(problems))
     return Loaded(config, notes, str(path), tree, stands_for)

@@ -23,7 +23,7 @@ def explain(error: ValidationError, tree: Node) -> list[Problem]:
     for item in error.errors(include_url=False)[:MOST]:
         for path, message in _sentences(item):
             found.setdefault(path, message)
-        if item["type"] == "literal_error" and isinstance(item["input"], dict):
+        if item["type"] in ("literal_error", "int_type") and isinstance(item["input"], dict):
             unions.add(locate(item["loc"])[0])  # the other branch, a section, says more about its keys
     told = {path for path in found if path not in unions or not any(_below(other, path) for other in found)}
     more = error.error_count() - MOST

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from clipft.config.mistakes import show
-from clipft.config.source_schema import SOURCES
+from clipft.config.source_schema import SOURCE_PLACES, SOURCES
 from clipft.config.yaml_nodes import MAX_DEPTH, Node, UnreadableError, read_yaml
 from clipft.errors import Problem
 
@@ -63,7 +63,7 @@ def lay_over(tree: Node, changes: Node, levels: Levels = SET_OVER_FILE) -> tuple
         there = _section(changes, path)
         if written := {key for key in FREEZE_KEYS if key in there and there[key].value is not None}:
             tree = _clear(tree, path, set(FREEZE_KEYS) - there.keys(), written, levels, notes)
-    for path in (("data", "train"), ("data", "val")):
+    for path in SOURCE_PLACES:
         kind, old = _section(changes, path).keys() & set(SOURCES), _section(tree, path).keys()
         if kind and not kind & old and old & set(SOURCES):
             tree = _clear(tree, path, old, kind, levels, notes)

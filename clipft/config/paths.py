@@ -1,4 +1,4 @@
-"""Files and folders: the config file itself, and those that the data section names."""
+"""Files and folders: the config file itself, and those that its sources name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clipft.config.source_schema import SOURCE_PLACES
 from clipft.config.vocabulary import nearest
 from clipft.errors import ConfigError, Problem
 
@@ -52,17 +53,18 @@ def _refused(path: Path, message: str, line: int | None = None) -> ConfigError:
     return ConfigError(str(path), (Problem(line, "", message),))
 
 
-# --- what the data section names -----------------------------------------------------------------
+# --- what the sources name -----------------------------------------------------------------------
 
 
-def missing(data: Any) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Key and sentence for each path in a raw data section, valid or not, that is not there."""
-    for split in ("train", "val"):
-        source = data.get(split) if isinstance(data, Mapping) else None
+def missing(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Key and sentence for each path of a source in a raw config, valid or not, that is not there."""
+    for section, place in SOURCE_PLACES:
+        keys = values.get(section)
+        source = keys.get(place) if isinstance(keys, Mapping) else None
         for key in ("folder", "table", "sidecar", "root"):
             value = source.get(key) if isinstance(source, Mapping) else None
             if isinstance(value, str) and (message := _absent(value, folder=key != "table")):
-                yield ("data", split, key), message
+                yield (section, place, key), message
 
 
 def missing_path(path: str) -> str:

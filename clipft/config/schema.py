@@ -2,7 +2,8 @@
 
 Sources of the defaults stand beside them; titles: FLYP (Finetune like you pretrain, CVPR 2023),
 WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), LIFT (Long-tail learning
-with foundation model: heavy fine-tuning hurts, ICML 2024), CLIP (Radford et al., 2021).
+with foundation model: heavy fine-tuning hurts, ICML 2024), CLIP (Radford et al., 2021),
+CoCoOp (Conditional prompt learning for vision-language models, CVPR 2022).
 """
 
 from __future__ import annotations
@@ -19,12 +20,24 @@ from clipft.config.additions_schema import (
     LoraConfig,
     TextPromptConfig,
 )
+from clipft.config.forgetting_schema import EmaConfig, Regularize
 from clipft.config.loss_schema import LossConfig
 from clipft.config.optim_schema import OptimConfig
 from clipft.config.source_schema import Source, SourceOrFraction
 from clipft.config.stage_schema import StageConfig
 from clipft.config.strategy_schema import Strategies
-from clipft.config.values import Fraction, Layers, Pattern, PositiveFloat, Rate, Section, Strings, refuse
+from clipft.config.values import (
+    Fraction,
+    Kinds,
+    Layers,
+    Pattern,
+    PositiveFloat,
+    Rate,
+    Section,
+    Strings,
+    Templates,
+    refuse,
+)
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
@@ -69,10 +82,14 @@ class TowerConfig(Section):
     but the last two. Wins over freeze_backbone."""
     freeze_backbone: bool | None = None
     """Freezes the whole backbone (true) or nothing (false)."""
+    train_only: Kinds | None = None
+    """Of what the freeze keys leave training in the backbone, only these: norms (weights and biases of normalisation
+    layers: CLIPFit), biases (all there are: BitFit), or both; null has all of it."""
     norm: Literal["train", "freeze"] = "train"
     """Whether norm and pooling train where the freeze keys leave them training."""
-    projection: Literal["train", "freeze"] = "train"
-    """Whether the projection into the shared space trains; the three freeze keys never touch it."""
+    projection: Literal["train", "freeze", "reset"] = "train"
+    """Whether the projection into the shared space trains; the three freeze keys never touch it. reset draws fresh
+    weights of the same width, which train."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the pooled feature before the projection, in training only."""
     lr: Rate | None = None
@@ -121,7 +138,8 @@ class ModelConfig(Section):
     """Tokens a caption may have; learnt positions are cut or stretched. null keeps the model's own (77 for two
     encoders)."""
     embed_dim: Annotated[int, Field(ge=1)] | None = None
-    """Width of the shared space for two encoders; null needs encoders of equal width and adds no projection."""
+    """Width of the shared space: where it is not the model's own, fresh projections of both towers take the place of
+    the old. null keeps the model's own; for two encoders it needs those of equal width and adds no projection."""
     logit_scale: LogitScaleConfig = LogitScaleConfig()
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
@@ -141,8 +159,6 @@ class ModelConfig(Section):
             )
         if self.name is not None and given:
             yield f"{given[0]}.encoder: stands beside name: {self.name}; two encoders need name: null"
-        if self.embed_dim is not None and self.name is not None:
-            yield "embed_dim: is for two encoders (name: null); a named model has its own width"
         if self.text.pooling is not None and self.text.encoder is None:
             yield "text.pooling: is for text.encoder: hf:...; a named model has its own pooling"
         for tower, section in towers.items():
@@ -172,6 +188,15 @@ class AugmentConfig(Section):
         return value
 
 
+class ShotsConfig(Section):
+    """Few shots: how many images of each class, and which."""
+
+    per_class: PositiveInt
+    """Images to take of each class."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    """Another seed draws other images; run.seed changes nothing about them."""
+
+
 class DataConfig(Section):
     """Where images, captions and labels come from."""
 
@@ -179,11 +204,13 @@ class DataConfig(Section):
     """What to train on."""
     val: SourceOrFraction | None = 0.1
     """What to measure on: a source, or a fraction of train held out by image; null measures nothing."""
-    templates: Strings = ("a photo of a {}.",)
+    templates: Templates = ("a photo of a {}.",)
     """Prompts that a class name is put into: one is drawn at random in training, all are averaged
     in evaluation (CLIP, section 3.1.4)."""
     class_names: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     """Folder or label name to the words for it: {"0": zero}."""
+    shots: ShotsConfig | PositiveInt | None = None
+    """Few shots: so many images of each class train, such as 16 or {per_class: 16, seed: 1}; null takes all."""
     augment: AugmentConfig | Literal["none"] = AugmentConfig()
     """Random changes to training images, or none."""
     max_bad_fraction: Fraction = 0.01
@@ -191,15 +218,10 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Processes that decode images; auto takes the cores less one, at most 8; 0 decodes in the training process."""
 
-    @field_validator("templates")
-    @classmethod
-    def _have_a_place(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError('expected at least one template such as "a photo of a {}."')
-        for template in value:
-            if template.count("{}") != 1:
-                raise ValueError(f"expected one {{}} for the class name in each template, found {template!r}")
-        return value
+    @property
+    def draw(self) -> ShotsConfig | None:
+        """The few shots in full: a number alone is the draw of seed 0."""
+        return ShotsConfig(per_class=self.shots) if isinstance(self.shots, int) else self.shots
 
 
 # --- loop ----------------------------------------------------------------------------------------
@@ -233,6 +255,10 @@ class TrainConfig(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     early_stop: EarlyStopConfig | None = None
     """End when a metric no longer improves."""
+    regularize: Regularize | None = None
+    """A pull back to the base, or a list of several; null has none."""
+    ema: EmaConfig | None = None
+    """An average of the weights, which is what is measured and saved; null takes the weights themselves."""
 
     @model_validator(mode="after")
     def _micro_fits(self) -> TrainConfig:
@@ -248,6 +274,20 @@ class EvaluateConfig(Section):
     """When to measure: at each epoch's end, or every so many steps."""
     best: str | None = None
     """The metric that chooses the best checkpoint, such as zero_shot_top1; null keeps the last only."""
+    keep: Source | None = None
+    """Rows to watch for forgetting, measured beside data.val at each evaluation and at epoch 0; as a metric's name,
+    keep.image_to_text_r5."""
+    keep_templates: Templates | None = None
+    """Prompts for the class names of `keep`; null takes data.templates."""
+    novel_classes: Literal["half"] | Annotated[Strings, Field(min_length=1)] | None = None
+    """Classes that leave training and are measured apart, by name; half is the second half of them, in their order
+    (CoCoOp, section 4.1). Gives base_top1, novel_top1 and harmonic_mean."""
+
+    @model_validator(mode="after")
+    def _templates_of_something(self) -> EvaluateConfig:
+        if self.keep_templates is not None and self.keep is None:
+            raise ValueError("keep_templates: are for the class names of keep, which is null")
+        return self
 
 
 class KeepConfig(Section):
@@ -306,6 +346,13 @@ class Config(Section):
             yield "train.early_stop: watches data.val, which is null"
         if best is not None and val is None:
             yield "evaluate.best: is measured on data.val, which is null"
+        if self.evaluate.keep is not None and val is None:
+            yield "evaluate.keep: is measured beside data.val, which is null"
+        if self.evaluate.novel_classes is not None and val is None:
+            yield "evaluate.novel_classes: are measured on data.val, which is null"
+        losses = [self.loss, *(stage.loss for stage in self.stages if stage.loss is not None)]
+        if self.evaluate.novel_classes is not None and any(loss.type == "classifier" for loss in losses):
+            yield "evaluate.novel_classes: a classifier has no output for classes that it was not trained on"
         epochs = sum(stage.epochs for stage in self.stages)
         if self.stages and self.train.epochs not in (epochs, TrainConfig.model_fields["epochs"].default):
             yield f"train.epochs: {self.train.epochs}, but the stages have {epochs} together; leave it out"

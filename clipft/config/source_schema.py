@@ -77,6 +77,9 @@ SOURCES: dict[str, type[Section]] = {
     "builtin": HandsSource,
 }
 
+SOURCE_PLACES = (("data", "train"), ("data", "val"), ("evaluate", "keep"))
+"""Where in a config a source may stand."""
+
 
 def source_kind(value: Any) -> str | None:
     """Which kind of source a raw value or a parsed section is: a key of SOURCES, fraction, or None."""

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 
 from clipft.config.loss_schema import LossConfig
 from clipft.config.optim_schema import GroupConfig
-from clipft.config.values import Layers, Pattern, PositiveFloat, Rate, Section
+from clipft.config.values import Kinds, Layers, Pattern, PositiveFloat, Rate, Section
 
 
 class StageTower(Section):
@@ -20,6 +20,8 @@ class StageTower(Section):
     """As model.image.freeze_layers."""
     freeze_backbone: bool | None = None
     """As model.image.freeze_backbone."""
+    train_only: Kinds | None = None
+    """As model.image.train_only."""
     norm: Literal["train", "freeze"] | None = None
     """As model.image.norm."""
     projection: Literal["train", "freeze"] | None = None

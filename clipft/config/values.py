@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -117,3 +117,17 @@ Pattern = Annotated[str, AfterValidator(_check_pattern)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
+Kinds = Annotated[tuple[Literal["norms", "biases"], ...], Field(strict=False, min_length=1)]
+
+
+def _check_templates(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError('expected at least one template such as "a photo of a {}."')
+    for template in value:
+        if template.count("{}") != 1:
+            raise ValueError(f"expected one {{}} for the class name in each template, found {template!r}")
+    return value
+
+
+Templates = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_check_templates)]
+"""Prompts with a place for a class name."""

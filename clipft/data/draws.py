@@ -12,7 +12,7 @@ from clipft.data.columns import Ints
 _MASK = (1 << 64) - 1
 
 # What a number is for: two purposes never share one.
-TEMPLATE, AUGMENT, REPLACE, ORDER, HOLD_OUT = range(5)
+TEMPLATE, AUGMENT, REPLACE, ORDER, HOLD_OUT, SHOTS = range(6)
 
 
 def draw(purpose: int, *keys: int) -> int:

@@ -103,6 +103,7 @@ class Rows:
         table: the table's path, where rows come from one.
         lines: (N,) the table's line of each row.
         notes: what reading them found worth saying.
+        novel: classes that no training row has, so that they are measured apart.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Rows:
     table: str | None = None
     lines: Ints | None = None
     notes: tuple[str, ...] = ()
+    novel: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -16,12 +16,24 @@ from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
 from clipft.data.identity import Identified, identify
 from clipft.data.names import counted, nearest, some
+from clipft.data.novel import NovelClasses, base_to_novel, with_strangers
 from clipft.data.rows import Rows
+from clipft.data.shots import few_shots
 from clipft.data.splits import hold_out, overlap_note
 from clipft.data.table_rows import read_table
 from clipft.errors import InputError
 
-__all__ = ["Rows", "Splits", "may_overlap", "parse_data_option", "read_source", "read_splits", "trained_on"]
+__all__ = [
+    "Rows",
+    "Splits",
+    "keep_overlap",
+    "may_overlap",
+    "parse_data_option",
+    "read_keep",
+    "read_source",
+    "read_splits",
+    "trained_on",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +58,34 @@ def read_source(source: Source, class_names: Mapping[str, str], key: str = "data
     return _checked(rows, identified, max_bad_fraction=1.0)
 
 
-def read_splits(data: DataConfig, seed: int) -> Splits:
-    """Training and validation rows: classes matched by name, images in both found, a fraction held out by image."""
+def read_splits(data: DataConfig, seed: int, novel: NovelClasses | None = None) -> Splits:
+    """Training and validation rows: classes matched by name, images in both found, a fraction held out by image.
+
+    Novel classes then leave training, and few shots are drawn from what is left.
+    """
+    splits = _read_splits(data, seed, novel)
+    if novel is not None:
+        train, val = base_to_novel(splits.train, splits.val, novel, data.class_names)
+        splits = replace(splits, train=train, val=val)
+    if data.draw is not None:
+        train, warnings = few_shots(splits.train, data.draw)
+        splits = replace(splits, train=train, warnings=(*splits.warnings, *warnings))
+    return splits
+
+
+def read_keep(keep: Source, data: DataConfig) -> Rows:
+    """The rows of evaluate.keep; data.class_names says its classes too, where it mentions them."""
+    return read_source(keep, data.class_names, "evaluate.keep")
+
+
+def keep_overlap(train: Rows, keep: Rows) -> tuple[str, ...]:
+    """What to say where images to watch for forgetting are trained on, so that they are not forgotten (P62)."""
+    before, now = identify([train.images, keep.images])
+    train, keep = replace(train, identities=before.ids), replace(keep, identities=now.ids)
+    return overlap_note(train, keep, f"images of evaluate.keep ({keep.name})")
+
+
+def _read_splits(data: DataConfig, seed: int, novel: NovelClasses | None) -> Splits:
     train = _read(data.train, {}, "data.train")
     if data.val is None or isinstance(data.val, float):
         train = _checked(train, identify([train.images])[0], data.max_bad_fraction)
@@ -60,6 +98,7 @@ def read_splits(data: DataConfig, seed: int) -> Splits:
     in_train, in_val = identify([train.images, val.images])
     train = _checked(train.renamed(data.class_names), in_train, data.max_bad_fraction)
     val = _checked(val.renamed(data.class_names), in_val, data.max_bad_fraction)
+    train = with_strangers(train, val, novel, data.class_names)
     if train.labels is not None:
         val = val.aligned(train.classes)
     return Splits(train, val, (*train.notes, *val.notes), overlap_note(train, val))
@@ -132,12 +171,14 @@ def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -
     )
 
 
-def trained_on(rows: Rows, source: Source, data: DataConfig, seed: int) -> tuple[str, ...]:
+def trained_on(
+    rows: Rows, source: Source, data: DataConfig, seed: int, novel: NovelClasses | None = None
+) -> tuple[str, ...]:
     """What to say where a run has trained on these rows: by where they come from, else by their images' content."""
     if may_overlap(source, data.train):
         return (f"{rows.name}: has rows that the run trained on, so these are no held-out figures",)
     try:
-        seen = read_splits(data, seed).train
+        seen = read_splits(data, seed, novel).train
     except InputError as error:
         return (f"the run's training data cannot be read ({error}), so whether it has these images is not known",)
     before, now = identify([seen.images, rows.images])

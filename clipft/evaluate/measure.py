@@ -20,6 +20,7 @@ from clipft.errors import InputError
 from clipft.evaluate.features import Autocast, encode_images
 from clipft.evaluate.parts import Encode, Part, Seen, parts_of, see
 from clipft.evaluate.retrieval import AT
+from clipft.evaluate.similarity import similarities
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -29,6 +30,9 @@ classifier; then (B,) numbers that are equal for equal captions, classes (-1: no
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches on and shows how many of so many have come."""
+
+KEPT = "keep."
+"""Before the name of a figure that was measured on evaluate.keep."""
 
 LOSSES = ("loss", "nll", "classifier_nll")
 """What a Measurement has under `losses`."""
@@ -46,6 +50,8 @@ class Measurement:
             choose from (`classes`, `captions`), and how many of the classes have rows (`classes_measured`).
         prompts: up to three finished prompts.
         faults: the images that could not be read.
+        similarity: `image_similarity` and `text_similarity`, between -1 and 1: how alike different things are to the
+            model; near 1 it has collapsed.
     """
 
     data: str
@@ -54,6 +60,7 @@ class Measurement:
     counts: dict[str, int]
     prompts: tuple[str, ...]
     faults: tuple[RowFault, ...]
+    similarity: dict[str, float]
 
     def figures(self) -> dict[str, float]:
         """Metrics and losses together."""
@@ -65,6 +72,7 @@ class Measurement:
             "data": self.data,
             "metrics": self.metrics,
             "loss": self.losses,
+            "similarity": self.similarity,
             "counts": self.counts,
             "prompts": list(self.prompts),
             "unreadable": [str(fault) for fault in self.faults],
@@ -85,6 +93,7 @@ def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]
     if rows.labels is not None:
         kind, prefix = ("classifier", "classifier_") if classifier else ("zero_shot", "")
         names += [f"{kind}_top1", *([f"{kind}_top5"] if len(rows.classes) > 5 else [])]
+        names += ["base_top1", "novel_top1", "harmonic_mean"] if rows.novel else []
         names += [f"{prefix}{figure}" for figure in ("mean_per_class", "ece", "confident_wrong", "nll")]
     if rows.captions is not None and not classifier:
         names += [f"{direction}_r{k}" for direction in ("image_to_text", "text_to_image") for k in AT]
@@ -92,7 +101,8 @@ def figure_names(rows: Rows, *, classifier: bool, loss: bool) -> tuple[str, ...]
 
 
 def higher_is_better(figure: str) -> bool:
-    """The direction of a figure."""
+    """The direction of a figure, also of one under `keep.`."""
+    figure = figure.removeprefix(KEPT)
     return figure not in LOSSES and figure.removeprefix("classifier_") not in ("ece", "confident_wrong")
 
 
@@ -107,6 +117,7 @@ def measure(
     autocast: Autocast = nullcontext,
     pooled: bool = False,
     texts_too: bool = False,
+    by_classifier: bool = True,
     loss: BatchLoss | None = None,
     watch: Watch = unwatched,
 ) -> Measurement:
@@ -124,6 +135,7 @@ def measure(
         autocast: the precision's context.
         pooled: whether the classifier sees the features before the projection.
         texts_too: measure a model with a classifier by prompts and captions as well, as its base is.
+        by_classifier: ask a model's classifier, if it has one; else it is measured by prompts and captions alone.
         loss: the training loss, to be reported on these rows too.
         watch: shows progress.
 
@@ -131,7 +143,7 @@ def measure(
         InputError: the rows have nothing to measure by.
         ClipftError: not one image could be read.
     """
-    classifier: Classifier | None = getattr(clip.model, "classifier", None)
+    classifier: Classifier | None = getattr(clip.model, "classifier", None) if by_classifier else None
     by_texts = texts_too or classifier is None
     seen = encode_rows(
         clip,
@@ -162,6 +174,7 @@ def measure(
         counts=counts | {name: count for part in parts for name, count in part.counts.items()},
         prompts=tuple(prompt for part in parts for prompt in part.prompts),
         faults=seen.faults,
+        similarity=similarities(parts[-1], seen.image_of),
     )
 
 

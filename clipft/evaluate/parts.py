@@ -17,7 +17,7 @@ from clipft.errors import ClipftError
 from clipft.evaluate.classify import classifier_metrics
 from clipft.evaluate.features import Autocast, ImageFeatures, encode_texts
 from clipft.evaluate.retrieval import recall
-from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
+from clipft.evaluate.zeroshot import base_to_novel_metrics, class_embeddings, zero_shot_metrics
 from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
 
@@ -134,7 +134,11 @@ def _by_classifier(seen: Seen, classifier: Classifier) -> Part:
 
 def _by_prompts(seen: Seen, encode: Encode) -> Part:
     embeddings = encode.classes(seen.rows.classes)  # (C, D)
-    metrics = zero_shot_metrics(seen.images[seen.image_of], embeddings, seen.labels, encode.clip.scale)
+    images = seen.images[seen.image_of]  # (N, D)
+    metrics = zero_shot_metrics(images, embeddings, seen.labels, encode.clip.scale)
+    if seen.rows.novel:
+        novel = [seen.rows.classes.index(name) for name in seen.rows.novel]
+        metrics |= base_to_novel_metrics(images, embeddings, seen.labels, novel)
     prompts = example_prompts(seen.rows.classes, encode.templates)
     return Part(metrics, _class_counts(seen), prompts, seen.images, embeddings, seen.labels)
 

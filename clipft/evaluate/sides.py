@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
 
+from clipft.config.schema import Config
 from clipft.config.source_schema import Source
 from clipft.data.names import some
+from clipft.data.novel import novel_of
 from clipft.data.rows import Rows
-from clipft.data.sources import read_source, read_splits, trained_on
+from clipft.data.sources import read_keep, read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.target import Target, open_target
+from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.saved import Which
 
@@ -28,11 +31,15 @@ class Asked:
         rows: the rows, their labels as the run numbers its classes.
         templates: prompts for class names.
         pooled: whether the classifier, if any, sees features before the projection.
+        keep: rows that the config watches for forgetting; None where it watches none, or they were not asked for.
+        keep_templates: prompts for their class names.
     """
 
     rows: Rows
     templates: tuple[str, ...]
     pooled: bool
+    keep: Rows | None = None
+    keep_templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +70,7 @@ def look_at_sides(
     device: torch.device,
     with_base: bool,
     classifier_too: bool,
+    keep_too: bool = False,
 ) -> Sides[T]:
     """Look at what `name` stands for, then at the base it was tuned from.
 
@@ -74,11 +82,16 @@ def look_at_sides(
         device: where the models go.
         with_base: whether to look at the base too, where it is known.
         classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
+        keep_too: whether to read evaluate.keep of the run's config.
     """
     target = open_target(name, which, need_data=data is None)
     rows, notes = _rows(target, data, classifier_too)
-    asked = Asked(rows, target.templates, target.pooled)
     notes = (*target.notes, *rows.notes, *notes)
+    asked = Asked(rows, target.templates, target.pooled)
+    if keep_too and target.config is not None and target.config.evaluate.keep is not None:
+        keep, said = _keep(target.config, target.config.evaluate.keep)
+        asked = replace(asked, keep=keep, keep_templates=target.config.evaluate.keep_templates or target.templates)
+        notes = (*notes, *said)
     config, tuned, first_name = target.config, target.tuned, target.clip.base
     target.clip.model.to(device)
     first = look(target.clip, asked)
@@ -90,9 +103,18 @@ def look_at_sides(
             () if config is not None else ("an exported model does not bring its base: name the run for a comparison",)
         )
         return Sides(asked, first_name, None, first, (*notes, *why))
-    base = build(config.model, config.run.seed)
+    base = build(base_of(config.model), config.run.seed)
     base.model.to(device)
     return Sides(asked, base.base, look(base, asked), first, notes)
+
+
+def _keep(config: Config, source: Source) -> tuple[Rows | None, tuple[str, ...]]:
+    """The rows to watch for forgetting; a sentence where they are not there any more."""
+    try:
+        rows = read_keep(source, config.data)
+    except InputError as error:
+        return None, (f"what is kept is not measured: {error}",)
+    return rows, rows.notes
 
 
 def _rows(target: Target, data: Source | None, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
@@ -102,11 +124,12 @@ def _rows(target: Target, data: Source | None, classifier_too: bool) -> tuple[Ro
     if data is not None:
         rows = read_source(data, target.class_names, "--data")
         if config is not None and target.tuned:
-            notes = trained_on(rows, data, config.data, config.run.seed)
+            novel = config.evaluate.novel_classes
+            notes = trained_on(rows, data, config.data, config.run.seed, novel)
     elif config is None:
         raise InputError(f"--data: {target.name} brings no data of its own; name some, such as --data folder:DIR")
     else:
-        splits = read_splits(config.data, config.run.seed)
+        splits = read_splits(config.data, config.run.seed, config.evaluate.novel_classes)
         if splits.val is None:
             raise InputError("--data: the config has data.val: null; name some, such as --data folder:DIR")
         rows, notes = splits.val, splits.warnings
@@ -118,9 +141,17 @@ def _aligned(rows: Rows, target: Target, notes: tuple[str, ...], classifier_too:
         return rows, notes
     strange = sorted(set(rows.classes) - set(target.classes))
     if not strange or (classifier_too and target.classifier is not None):
-        return rows.aligned(target.classes), notes  # refuses what a classifier has no output for (P60)
+        # refuses what a classifier has no output for (P60)
+        return replace(rows.aligned(target.classes), novel=_novel(target)), notes
     return rows, (
         *notes,
         f"{rows.name}: {len(strange)} of its {len(rows.classes)} classes are not the run's ({some(strange)}): "
         "zero-shot among this data's own classes",
     )
+
+
+def _novel(target: Target) -> tuple[str, ...]:
+    """The classes that the run left out of its training, to be measured apart."""
+    if target.config is None or target.config.evaluate.novel_classes is None:
+        return ()
+    return novel_of(target.classes, target.config.evaluate.novel_classes, target.class_names)

@@ -12,6 +12,7 @@ from clipft.config.load import load_config
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
 from clipft.export.read import is_export, read_export
+from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
 from clipft.model.saved import Which, load_saved
@@ -92,7 +93,7 @@ def _plain(name: str, model: str) -> Target:
 def _base_of_config(name: str, path: Path, need_data: bool) -> Target:
     loaded = load_config(path, need_data=need_data)
     with loaded.places():
-        clip = build(loaded.config.model, loaded.config.run.seed)
+        clip = build(base_of(loaded.config.model), loaded.config.run.seed)
     data = loaded.config.data
     return Target(
         name,

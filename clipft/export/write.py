@@ -21,6 +21,7 @@ from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
+from clipft.export.merge import merge
 from clipft.export.read import CLASSIFIER, is_export, read_export
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
@@ -80,12 +81,15 @@ def export(
     Raises:
         InputError: `run` is no run, there is something at `out` already, or transformers has no such model.
         ClipftError: the disk is full, or the export does not answer as the run does.
+
+    LoRA is merged first, so that the weights are an ordinary model's.
     """
     out = Path(out).expanduser()
     file = out if to == "pt" and out.suffix == ".pt" else None
     _refuse_to_overwrite(file or out, force)
     saved = load_saved(Path(run).expanduser(), which)
     saved.clip.model.eval()
+    merged = merge(saved.clip)
     form = require_form(saved.clip) if to == "hf" else None
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
@@ -109,6 +113,7 @@ def export(
         raise ClipftError(f"{out}: could not be written ({error}); nothing was left there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    checked = merged + checked
     if to == "pt":
         return Written(file or out, sizes, checked, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
     if form is not None:

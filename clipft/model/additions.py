@@ -5,20 +5,36 @@ Each kind lives in a file of its own. All are there before any plan is made, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from clipft.config.schema import ModelConfig
+from clipft.model.adapters import add_adapters
+from clipft.model.feature_adapter import add_feature_adapter
+from clipft.model.image_prompt import add_image_prompt
+from clipft.model.lora import add_lora
+from clipft.model.text_prompt import add_text_prompt
 from clipft.model.tower import Tower
 
 
-def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, seed: int) -> tuple[str, ...]:
+def add_new(
+    model: nn.Module,
+    image: Tower,
+    text: Tower,
+    config: ModelConfig,
+    seed: int,
+    *,
+    classes: Sequence[str] | None = None,
+) -> tuple[str, ...]:
     """Put in what the config asks for; chance follows from the seed alone. Returns what to say.
 
     Args:
         model: on any device; new parameters come to the same.
         image: its image tower, which is told.
         text: its text tower, likewise.
+        classes: of the training data, for vectors of each class's own; None where they are not known.
 
     Raises:
         InputError: a tower has no place for what is asked of it.
@@ -26,4 +42,23 @@ def add_new(model: nn.Module, image: Tower, text: Tower, config: ModelConfig, se
     notes: list[str] = []
     with torch.random.fork_rng(devices=[]), model.get_parameter("logit_scale").device:
         torch.manual_seed(seed)
+        for tower, section in ((image, config.image), (text, config.text)):
+            if section.lora is not None:
+                add_lora(model, tower, section.lora)
+            if section.adapter is not None:
+                notes.append(add_adapters(model, tower, section.adapter))
+            if section.feature_adapter is not None:
+                notes.append(add_feature_adapter(model, tower, section.feature_adapter))
+        if config.text.prompt is not None:
+            notes += add_text_prompt(model, text, config.text.prompt, classes)
+        if config.image.prompt is not None:
+            add_image_prompt(model, image, config.image.prompt)
     return tuple(notes)
+
+
+def base_of(config: ModelConfig) -> ModelConfig:
+    """The same model without what changes it untrained, prompt vectors and feature adapters: a base has none."""
+    towers = {"image": config.image, "text": config.text}
+    new = {"prompt": None, "feature_adapter": None}
+    plain = {tower: section.model_copy(update=new) for tower, section in towers.items()}
+    return config.model_copy(update=plain)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,13 @@ from clipft.model.construct import construct, draw, make_tokenizer
 from clipft.model.families.common import pair
 from clipft.model.fill import Filled, base_phrase, fill, is_drawn, random_notes
 from clipft.model.hashes import tensor_sha256
+from clipft.model.lora import has_lora, merge_lora
 from clipft.model.names import listed
+from clipft.model.prompt_layout import PromptTokenizer, check_length
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import Resized, resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
+from clipft.model.text_prompt import prompted, start_in_words, start_vectors
 from clipft.model.tokenizer import Tokenizer
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
@@ -47,6 +51,13 @@ class MetaModel:
     notes: tuple[str, ...]
     resized: tuple[str, ...]
 
+    @property
+    def context_length(self) -> int:
+        """Tokens that every text is padded to: what the tokenizer of this config gives."""
+        length = sizes_of(self.model_cfg).context_length
+        assert length is not None
+        return length
+
 
 @dataclass
 class ClipModel:
@@ -63,7 +74,7 @@ class ClipModel:
         tokenizer: texts to tokens.
         base: one phrase for where the weights are from.
         random: whether any of the base's weights are drawn, so that no file can bring them back.
-        resized: parameters that were made from the base's by resampling.
+        resized: parameters that were resampled from the base's, or drawn in their place.
         notes: lines to say.
     """
 
@@ -91,31 +102,62 @@ class ClipModel:
         """What cosines are multiplied by: exp(logit_scale)."""
         return float(self.logit_scale.detach().exp())
 
+    @contextmanager
+    def without_prompts(self) -> Iterator[None]:
+        """Within, texts and images come without prompt vectors, as the base knows them."""
+        kept = self.tokenizer, self.image.prompt, self.text.prompt
+        if isinstance(self.tokenizer, PromptTokenizer):
+            self.tokenizer = self.tokenizer.words
+        self.image.prompt = self.text.prompt = None
+        try:
+            yield
+        finally:
+            self.tokenizer, self.image.prompt, self.text.prompt = kept
 
-def build_meta(config: ModelConfig) -> MetaModel:
-    """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub."""
+
+def build_meta(config: ModelConfig, *, classes: Sequence[str] | None = None) -> MetaModel:
+    """The model without values: needs no weights, no tokenizer, and no network but for configs that lie on the hub.
+
+    Args:
+        config: the `model` section.
+        classes: of the training data, for prompt vectors of each class's own; None where they are not known.
+    """
     recipe = recipe_of(config)
     with torch.device("meta"):
         model = construct(recipe)
-        resized = resize(model, recipe.sizes)
-    image, text = _towers(model, config)
-    added = add_new(model, image, text, config, seed=0)
+        resize(model, recipe.base_sizes)
+        resized = resize(model, recipe.sizes, reset=_reset(config))
+    image, text = _towers(model, config, resized)
+    added = add_new(model, image, text, config, seed=0, classes=classes)
+    if config.text.prompt is not None:
+        added += (start_in_words(config.text.prompt),)
     notes = (*recipe.notes, *random_notes(recipe.source), *resized.notes, *added)
     said = (*resized.notes, *added)
-    return MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
+    meta = MetaModel(recipe.name, model, image, text, recipe.sized_cfg, base_phrase(recipe), notes, said)
+    if config.text.prompt is not None:
+        check_length(config.text.prompt, meta.context_length)
+    return meta
 
 
-def build(config: ModelConfig, seed: int) -> ClipModel:
-    """The model with its weights; what no file gives is drawn, and depends on the seed alone."""
+def build(config: ModelConfig, seed: int, *, classes: Sequence[str] | None = None) -> ClipModel:
+    """The model with its weights; what no file gives is drawn, and depends on the seed alone.
+
+    Args:
+        config: the `model` section.
+        seed: of what is drawn.
+        classes: of the training data, for prompt vectors of each class's own; None where they are not known.
+    """
     recipe = recipe_of(config)
     sources.check_there(recipe.source)
     model = draw(recipe, seed)
-    towers_of(model)  # before any download: what is of no family is refused here
-    tokenizer = make_tokenizer(recipe)
+    _, text = towers_of(model)  # before any download: what is of no family is refused here
+    tokenizer = prompted(make_tokenizer(recipe), text, config.text.prompt, classes)
     filled = _fill(model, recipe, config.logit_scale)
-    resized = resize(model, recipe.sizes)
-    towers = _towers(model, config)
-    added = add_new(model, *towers, config, seed)
+    resized = resize(model, recipe.sizes, reset=_reset(config), seed=seed)
+    towers = _towers(model, config, resized)
+    added = add_new(model, *towers, config, seed, classes=classes)
+    if config.text.prompt is not None:
+        added += (start_vectors(model, towers[1], config.text.prompt, tokenizer),)
     preprocess_cfg, whose = filled.preprocess or (recipe.preprocess_cfg, recipe.preprocess_from)
     clip = _join(recipe, model, towers, tokenizer, preprocess_cfg, filled, resized)
     clip.notes += (*resized.notes, *added, _preprocess_note(clip.preprocess_cfg, whose))
@@ -135,15 +177,15 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     if not model.state_dict().keys() <= saved.keys():  # what was saved whole needs no base
         sources.check_there(recipe.source)
         _fill(model, recipe, config.model.logit_scale)
-    resized = resize(model, recipe.sizes)
-    towers = _towers(model, config.model)
-    add_new(model, *towers, config.model, config.run.seed)
+    resized = resize(model, recipe.sizes, reset=_reset(config.model), seed=config.run.seed)
+    towers = _towers(model, config.model, resized)
+    add_new(model, *towers, config.model, config.run.seed, classes=state["classes"])
     if state["classifier"] is not None:
         cosine, bias = state["classifier"]["cosine"], state["classifier"]["bias"]
         classes, width = saved["classifier.weight"].shape
         model.classifier = Classifier(classes, width, cosine=cosine, bias=bias).eval()
     lay_over(model, saved, checkpoint)
-    tokenizer = make_tokenizer(recipe)
+    tokenizer = prompted(make_tokenizer(recipe), towers[1], config.model.text.prompt, state["classes"])
     if state.get("tokenizer", tokenizer.identity()) != tokenizer.identity():
         raise InputError(
             f"{checkpoint.run}: the tokenizer ({recipe.tokenizer_name or 'open_clip'}) is not the one this run was "
@@ -154,8 +196,18 @@ def restore(checkpoint: Checkpoint) -> ClipModel:
     return _join(recipe, model, towers, tokenizer, state["model"]["preprocess_cfg"], filled, resized)
 
 
-def _towers(model: nn.Module, config: ModelConfig) -> tuple[Tower, Tower]:
-    return towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)
+def _towers(model: nn.Module, config: ModelConfig, resized: Resized) -> tuple[Tower, Tower]:
+    image, text = towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)
+    for tower in (image, text):
+        projection = {name for part in tower.parts if part.group == "projection" for name in part.names}
+        tower.projection_is_new = not projection.isdisjoint(resized.names)
+    return image, text
+
+
+def _reset(config: ModelConfig) -> tuple[str, ...]:
+    """The towers whose projection is drawn anew."""
+    sections = (("image", config.image), ("text", config.text))
+    return tuple(name for name, section in sections if section.projection == "reset")
 
 
 def _fill(model: nn.Module, recipe: Recipe, scale: LogitScaleConfig) -> Filled:
@@ -191,15 +243,23 @@ def _from_run(model: nn.Module, recipe: Recipe, path: Path) -> Filled:
         other = restore(checkpoint)
     except InputError as error:  # about that run's config, not about this one
         raise InputError(f"model.pretrained: {path}: {error}") from error
+    if new := {group for tower in (other.image, other.text) for group in tower.new_groups()} - {"lora"}:
+        what = " and ".join("prompt vectors" if group == "prompt" else "adapters" for group in sorted(new))
+        raise InputError(
+            f"model.pretrained: {path}: this run tuned {what}, which are no weights of a plain model, and what it "
+            f"trained beside them fits none without; name its own base ({checkpoint.state['base']})"
+        )
     quick = bool(other.model_cfg.get("quick_gelu", False))
     check_activation(recipe.model_cfg, quick, recipe.name, f"the weights of {path}")
+    merged = "; its LoRA is merged into them" if has_lora(other.model) else ""
+    merge_lora(other.model, other.image, other.text)
     everything = other.model.state_dict()
     tensors = {name: tensor for name, tensor in everything.items() if not name.startswith("classifier.")}
-    resize(model, sizes_of(other.model_cfg))
+    resize(model, recipe.base_sizes)
     label = f"{path} step {checkpoint.step}"
     said = load_into(model, tensors, name=recipe.name, source=label)
     afresh = "schedule, order and classifier" if len(tensors) < len(everything) else "schedule and order"
-    note = f"weights only from {label}; optimiser, {afresh} start afresh"
+    note = f"weights only from {label}{merged}; optimiser, {afresh} start afresh"
     return Filled(label, (note, *said), preprocess=(other.preprocess_cfg, f"of {path}"))
 
 

@@ -18,6 +18,7 @@ from clipft.model.hub import fetch
 from clipft.model.layouts import HUGGING_FACE, of_openai
 from clipft.model.recipe import Recipe, Sizes
 from clipft.model.resize import resize
+from clipft.model.towers import towers_of
 from clipft.model.weights import load_into, read_weights
 
 RANDOM_BASE = "random weights"
@@ -117,11 +118,16 @@ def _from_file(model: nn.Module, recipe: Recipe, path: Path, label: str, *, acti
 
 
 def _asked_and_other(model: nn.Module, tensors: Mapping[str, Tensor], asked: Sizes) -> Sizes:
-    """Those of the sizes asked for that the weights may have already, since a tensor of that tower does not fit."""
-    odd = _differ_in_shape(model, tensors)
-    of_image = any(name.startswith("visual.") for name in odd)
-    of_text = any(not name.startswith("visual.") for name in odd)
-    return Sizes(asked.image_size if of_image else None, asked.context_length if of_text else None)
+    """Those of the sizes asked for that the weights may have already, since a tensor of that part does not fit."""
+    projections = {n for tower in towers_of(model) for n in tower.names() if tower.group_of(n) == "projection"}
+    odd = set(_differ_in_shape(model, tensors))
+    of_image = any(name.startswith("visual.") for name in odd - projections)
+    of_text = any(not name.startswith("visual.") for name in odd - projections)
+    return Sizes(
+        asked.image_size if of_image else None,
+        asked.context_length if of_text else None,
+        asked.embed_dim if odd & projections else None,
+    )
 
 
 def _differ_in_shape(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:

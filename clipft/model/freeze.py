@@ -16,7 +16,8 @@ from clipft.config.overrides import FREEZE_KEYS
 from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
-from clipft.model.freeze_words import Frozen, ignored_keys, line_of, parts_taken, unreached_line
+from clipft.model.freeze_words import Frozen, ignored_keys, line_of, narrowed_line, parts_taken, unreached_line
+from clipft.model.kinds import kept_of
 from clipft.model.patterns import matches_nothing, names_matching
 from clipft.model.plan import ParameterPlan, Plan, Shape
 from clipft.model.rates import Rate, rates
@@ -52,10 +53,10 @@ def make_plan(
         InputError: a pattern matches nothing, a depth is exceeded, or nothing trains (P17).
     """
     places = owners(model, image, text)
-    shapes = {parameter: tuple(tensor.shape) for parameter, tensor in model.named_parameters()}
+    shapes = _shapes(model)
     decided = {
-        "image": _decide(image, config.image, shapes, projects=loss != "classifier" or features == "projected"),
-        "text": _decide(text, config.text, shapes) if loss != "classifier" else _unreached(text, config.text, shapes),
+        "image": _decide(model, image, config.image, projects=loss != "classifier" or features == "projected"),
+        "text": (_decide if loss != "classifier" else _unreached)(model, text, config.text),
     }
     heads = _scale_rules(places, config.logit_scale, loss)
     decoder = {name: NOT_IN_LOSS for name, (tower, _) in places.items() if tower == "decoder"}
@@ -91,7 +92,7 @@ class _Decision:
     notes: tuple[str, ...]
 
 
-def _decide(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape], *, projects: bool = True) -> _Decision:
+def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: bool = True) -> _Decision:
     """Apply a tower's keys.
 
     Args:
@@ -99,26 +100,51 @@ def _decide(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape], *, 
     """
     frozen = _by_keys(tower, section)
     projection = [n for n in tower.names() if tower.group_of(n) == "projection"]
-    rules = {**tower.untrained, **dict.fromkeys(frozen.names, frozen.rule), **_norm_rules(tower, section, frozen)}
-    line = line_of(tower, frozen, shapes) + ignored_keys(section, _set_keys(section)[1:])
+    rules = {
+        **_narrowed(model, tower, section, frozen),
+        **tower.untrained,
+        **dict.fromkeys(frozen.names, frozen.rule),
+        **_norm_rules(tower, section, frozen),
+    }
+    shapes = _shapes(model)
+    if section.train_only is None:
+        line = line_of(tower, frozen, shapes)
+    else:
+        left = [name for name in tower.backbone_names() if name not in rules]
+        line = narrowed_line(tower, frozen, section.train_only, left, shapes)
+    line += ignored_keys(section, _set_keys(section)[1:])
     notes = [f"{n} does not train: {rule}" for n, rule in tower.untrained.items()]
     notes += parts_taken(tower, frozen)
+    if not projects and (behind := tower.behind_names()):
+        notes.append(f"the feature adapter is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
+        rules |= dict.fromkeys(behind, NOT_IN_LOSS)
     if not projection:
         notes.append("this tower has no projection" + ("; projection: freeze ignored" if _freezes(section) else ""))
         line += "; projection: freeze ignored, there is none" if _freezes(section) else ""
     elif not projects:
         notes.append(f"the projection is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
         rules |= dict.fromkeys(projection, NOT_IN_LOSS)
+    elif _freezes(section) and tower.projection_is_new:
+        line += "; projection: freeze ignored, the projection is new"
     elif _freezes(section):
         rules |= dict.fromkeys(projection, "projection: freeze")
     return _Decision(rules, line, tuple(f"{tower.name}: {note}" for note in notes))
 
 
-def _unreached(tower: Tower, section: TowerConfig, shapes: Mapping[str, Shape]) -> _Decision:
+def _unreached(model: nn.Module, tower: Tower, section: TowerConfig) -> _Decision:
     """A tower that the loss does not look at; its keys must make sense all the same."""
-    _by_keys(tower, section)
-    line = unreached_line(tower, shapes) + ignored_keys(section, _set_keys(section))
+    _narrowed(model, tower, section, _by_keys(tower, section))
+    line = unreached_line(tower, _shapes(model)) + ignored_keys(section, _set_keys(section))
     return _Decision(dict.fromkeys(tower.names(), NOT_IN_LOSS), line, ())
+
+
+def _narrowed(model: nn.Module, tower: Tower, section: TowerConfig, frozen: Frozen) -> dict[str, str]:
+    """The backbone but for the kinds that `train_only` names."""
+    if section.train_only is None:
+        return {}
+    kept = kept_of(model, tower, section.train_only, frozen)
+    rule = f"train_only: {', '.join(section.train_only)}"
+    return {name: rule for name in tower.backbone_names() if name not in kept}
 
 
 def _norm_rules(tower: Tower, section: TowerConfig, frozen: Frozen) -> dict[str, str]:
@@ -141,7 +167,7 @@ def _by_keys(tower: Tower, section: TowerConfig) -> Frozen:
         return Frozen(taken, f"freeze_layers: {written}", "all" if layers == -1 else "layers", max(layers, 0))
     if section.freeze_backbone:
         return Frozen(names, "freeze_backbone: true", "all")
-    if section.freeze_backbone is None and (new := tower.new_groups()):
+    if section.freeze_backbone is None and section.train_only is None and (new := tower.new_groups()):
         return Frozen(names, f"{' and '.join(new)} set, no freeze key", "all")
     return Frozen((), "", "none")
 
@@ -191,7 +217,8 @@ def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -
             f"logit_bias is frozen: a contrastive loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has"
         )
     if set(trainable) and set(trainable) <= set(_SCALES):
-        notes.append(f"nothing but {' and '.join(sorted(trainable))} trains: no feature will change")
+        names = " and ".join(sorted(trainable))
+        notes.append(f"nothing but {names} trains: no feature will change")
     return notes
 
 
@@ -240,6 +267,10 @@ def _nothing_trains(lines: Mapping[str, str]) -> str:
 
 def _set_keys(section: TowerConfig) -> list[str]:
     return [key for key in FREEZE_KEYS if getattr(section, key) is not None]
+
+
+def _shapes(model: nn.Module) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
 
 
 def _freezes(section: TowerConfig) -> bool:

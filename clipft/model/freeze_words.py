@@ -10,6 +10,8 @@ from clipft.config.schema import TowerConfig
 from clipft.model.plan import Shape, block_number
 from clipft.model.tower import NOT_IN_LOSS, Tower
 
+Shapes = Mapping[str, Shape]
+
 
 @dataclass(frozen=True)
 class Frozen:
@@ -28,7 +30,7 @@ class Frozen:
     layers: int = 0
 
 
-def line_of(tower: Tower, frozen: Frozen, shapes: Mapping[str, Shape]) -> str:
+def line_of(tower: Tower, frozen: Frozen, shapes: Shapes) -> str:
     """The report's line about a tower's backbone."""
     names = tower.backbone_names()
     tensors, size = f"{len(names)} tensors", _size(names, shapes)
@@ -45,7 +47,17 @@ def line_of(tower: Tower, frozen: Frozen, shapes: Mapping[str, Shape]) -> str:
     return f"froze {len(frozen.names)} of {tensors} matching {frozen.rule.removeprefix('freeze_pattern: ')} ({part})"
 
 
-def unreached_line(tower: Tower, shapes: Mapping[str, Shape]) -> str:
+def narrowed_line(tower: Tower, frozen: Frozen, kinds: Sequence[str], left: Sequence[str], shapes: Shapes) -> str:
+    """The report's line about a backbone of which `train_only` leaves the parameters `left` training."""
+    names, what = tower.backbone_names(), " and ".join(kinds)
+    if frozen.names:
+        counted = f"{len(left)} tensors, {_size(left, shapes)} parameters"
+        return f"{line_of(tower, frozen, shapes)}; of the rest only {what} train ({counted})"
+    counted = f"{len(left)} of {len(names)} tensors, {_size(left, shapes)} of {_size(names, shapes)} parameters"
+    return f"only the backbone's {what} train ({counted})"
+
+
+def unreached_line(tower: Tower, shapes: Shapes) -> str:
     """The line of a tower that the loss does not look at."""
     names = tower.names()
     return f"froze all {len(names)} tensors: {NOT_IN_LOSS} ({_size(names, shapes)} parameters)"
@@ -97,5 +109,5 @@ def short(number: int) -> str:
     return str(number)
 
 
-def _size(names: Sequence[str], shapes: Mapping[str, Shape]) -> str:
+def _size(names: Sequence[str], shapes: Shapes) -> str:
     return short(sum(prod(shapes[name]) for name in names))

@@ -62,7 +62,8 @@ def form_of(model: nn.Module, model_cfg: Mapping[str, Any] | None = None) -> For
     """
     visual: Any = model.visual
     text: Any = getattr(model, "text", model)  # the CLIP class has the text tower's parts at its root
-    names = [name for name in model.state_dict() if not name.startswith("classifier.")]
+    # a classifier is left out of an export, and LoRA is merged into it
+    names = [name for name in model.state_dict() if not name.startswith("classifier.") and ".lora." not in name]
     if isinstance(text, HFTextEncoder):
         return Misfit("its text tower is a Hugging Face encoder, and CLIPModel and SiglipModel have one of their own")
     if isinstance(model, CoCa):

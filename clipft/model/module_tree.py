@@ -156,9 +156,11 @@ def _gardener(
     model: nn.Module, image: Tower, text: Tower, plan: Plan | None, *, fold: bool, skipped: Iterable[str] = ()
 ) -> _Gardener:
     places = {
-        name: f"{tower} {group}" if tower in ("image", "text") else group
-        for name, (tower, group) in owners(model, image, text).items()
+        name: f"{owner} {group}" if owner in ("image", "text") else group
+        for name, (owner, group) in owners(model, image, text).items()
     }
+    for tower in (image, text):  # new parameters belong to the part they were put into, so that equal blocks fold
+        places |= {name: f"{tower.name} {tower.part_of(name)}" for name in tower.added}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     trains = None if plan is None else {p.name: p.trainable for p in plan.parameters}
     return _Gardener(sizes, places, trains, fold, frozenset(skipped))

@@ -67,6 +67,11 @@ class Plan:
         return tuple(p for p in self.parameters if p.trainable)
 
     @cached_property
+    def only_scale(self) -> bool:
+        """Whether nothing but logit_scale (and logit_bias) trains, so that its optimum can be computed."""
+        return {p.group for p in self.trainable} <= {"logit_scale", "logit_bias"} and bool(self.trainable)
+
+    @cached_property
     def frozen(self) -> tuple[ParameterPlan, ...]:
         """Those that stand still, in the model's order."""
         return tuple(p for p in self.parameters if not p.trainable)

@@ -34,10 +34,13 @@ HF_HUB = "hf-hub:"
 
 @dataclass(frozen=True)
 class Sizes:
-    """The image size (height, width) and context length to resize to; None leaves the architecture's own."""
+    """The image size (height, width), context length and shared width to change to; None leaves the architecture's
+    own.
+    """
 
     image_size: tuple[int, int] | None = None
     context_length: int | None = None
+    embed_dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Recipe:
         source: where the weights are.
         text_folder: the folder of a Hugging Face text encoder's config.json; None for a native text tower.
         sizes: what the model becomes once it has its weights.
+        base_sizes: those that the weights are known to have, where they are a run's.
         notes: lines to say.
     """
 
@@ -62,6 +66,7 @@ class Recipe:
     source: sources.Source
     text_folder: Path | None
     sizes: Sizes = Sizes()
+    base_sizes: Sizes = Sizes()
     notes: tuple[str, ...] = ()
 
     @property
@@ -73,6 +78,8 @@ class Recipe:
             cfg["vision_cfg"]["image_size"] = height if height == width else [height, width]
         if self.sizes.context_length is not None:
             cfg["text_cfg"]["context_length"] = self.sizes.context_length
+        if self.sizes.embed_dim is not None:
+            cfg["embed_dim"] = self.sizes.embed_dim
         return cfg
 
     @property
@@ -102,7 +109,7 @@ def sizes_of(model_cfg: dict[str, Any]) -> Sizes:
     """The sizes that a model config names."""
     size = model_cfg["vision_cfg"].get("image_size", open_clip.CLIPVisionCfg.image_size)
     length = model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-    return Sizes((size, size) if isinstance(size, int) else (size[0], size[1]), length)
+    return Sizes((size, size) if isinstance(size, int) else (size[0], size[1]), length, model_cfg["embed_dim"])
 
 
 def _named(config: ModelConfig, arch: str) -> Recipe:
@@ -206,13 +213,38 @@ def _sized(recipe: Recipe, config: ModelConfig) -> Recipe:
     """The recipe with the sizes of the config, or else of the run whose weights it starts from."""
     source, own = recipe.source, Sizes()
     if isinstance(source, sources.RunWeights) and is_run(source.path):
-        own = sizes_of(peek_state(source.path)["model"]["model_cfg"])
+        own = _sizes_of_run(peek_state(source.path)["model"], recipe, config)
     size = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
-    wanted = Sizes(size or own.image_size, config.context_length or own.context_length)
+    context_length, embed_dim = config.context_length or own.context_length, config.embed_dim or own.embed_dim
+    wanted = Sizes(size or own.image_size, context_length, embed_dim)
     if wanted.context_length is not None and recipe.text_folder is not None:
         encoder = textencoder.read_config(recipe.text_folder, "model.name")
         check_context(wanted.context_length, encoder, f"model.name: {recipe.name}")
-    return replace(recipe, sizes=wanted, notes=(*recipe.notes, *_hugging_face_context(recipe, config)))
+    notes = (*recipe.notes, *_hugging_face_context(recipe, config), *_width_notes(recipe, config, own))
+    return replace(recipe, sizes=wanted, base_sizes=own, notes=notes)
+
+
+def _sizes_of_run(saved: dict[str, Any], recipe: Recipe, config: ModelConfig) -> Sizes:
+    """The sizes of a run's model; its width only where it is the model of the recipe or the width that is asked for.
+
+    Another model's weights do not fit, and are to be refused for what they are.
+    """
+    sizes = sizes_of(saved["model_cfg"])
+    fits = saved["name"] == recipe.name or sizes.embed_dim == config.embed_dim
+    return sizes if fits else replace(sizes, embed_dim=None)
+
+
+def _width_notes(recipe: Recipe, config: ModelConfig, own: Sizes) -> tuple[str, ...]:
+    """A line where a named model has the width that is asked for already, or a run has another that nobody wrote."""
+    built = recipe.model_cfg["embed_dim"]
+    if config.embed_dim is None and own.embed_dim not in (None, built):
+        return (f"model.embed_dim: {own.embed_dim} in place of {built}, as model.pretrained has it",)
+    if config.name is None or config.embed_dim != (own.embed_dim or built):
+        return ()
+    return (
+        f"model.embed_dim: {config.embed_dim} is this model's own width, so its projections stay; projection: reset "
+        "draws new ones",
+    )
 
 
 def _hugging_face_context(recipe: Recipe, config: ModelConfig) -> tuple[str, ...]:

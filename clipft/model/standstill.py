@@ -68,6 +68,13 @@ def moving_modules(model: nn.Module, plan: Plan) -> Iterator[tuple[str, nn.Modul
             yield name, module
 
 
+def moving_buffers(model: nn.Module, plan: Plan) -> tuple[str, ...]:
+    """The saved buffers of modules in training mode, by name: the statistics of a BatchNorm that trains."""
+    moving = {name for name, _ in moving_modules(model, plan)}
+    saved = model.state_dict().keys()
+    return tuple(name for name, _ in model.named_buffers() if name in saved and name.rpartition(".")[0] in moving)
+
+
 @dataclass(frozen=True)
 class _Mode:
     """Whether a module is in training mode, and what parameterless modules right inside it follow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,32 @@ class Tokenizer:
         """How many tokens the text needs uncut, start and end tokens included."""
         if isinstance(self._encoder, open_clip.SimpleTokenizer):
             return len(self._encoder.encode(text)) + 2
-        cleaned = self._encoder.clean_fn(text)
+        if self._encoder.tokenizer_mode == "clips":
+            return len(self.pieces(text)) + 3  # between a start and an end, and a class token behind the padding
         # verbose=False: no warning that it is longer than the encoder takes; that is what we ask for
-        return len(self._encoder.tokenizer(cleaned, verbose=False).input_ids)
+        return len(self._encoder.tokenizer(self._encoder.clean_fn(text), verbose=False).input_ids)
+
+    def pieces(self, text: str) -> list[int]:
+        """The token numbers of a text's words, uncut, without start and end tokens."""
+        if isinstance(self._encoder, open_clip.SimpleTokenizer):
+            return list(self._encoder.encode(text))
+        cleaned = self._encoder.clean_fn(text)
+        return list(self._encoder.tokenizer(cleaned, add_special_tokens=False, verbose=False).input_ids)
+
+    def piece(self, number: int) -> str:
+        """A token number as text: a word, a part of one, or a special token by its name."""
+        if isinstance(self._encoder, open_clip.SimpleTokenizer):
+            return str(self._encoder.decode([number])).strip()
+        return str(self._encoder.tokenizer.decode([number])).strip()
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows; a model's table may have more rows."""
+        simple = isinstance(self._encoder, open_clip.SimpleTokenizer)
+        return int(self._encoder.vocab_size) if simple else len(self._encoder.tokenizer)
+
+    def know(self, classes: Sequence[str], templates: Sequence[str]) -> None:
+        """Learn which texts are prompts of classes; without prompt vectors it makes no difference."""
 
     def identity(self) -> str:
         """A fingerprint of what this tokenizer makes of a known text (P48)."""

@@ -77,6 +77,10 @@ class Hidden:
     prompted: Tensor | None = None
 
 
+NO_WORD = -1
+"""The number in `Hidden.tokens` where a prompt vector stands: no padding, no end token, and never the largest."""
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A matrix of a block that LoRA may join.
@@ -120,7 +124,7 @@ class Added:
 
 
 class PromptVectors(Protocol):
-    """Learnt vectors among a tower's tokens (`prompts.py`)."""
+    """Learnt vectors among a tower's tokens (`text_prompt.py`, `image_prompt.py`)."""
 
     def join(self, hidden: Hidden) -> Hidden:
         """What block 0 takes, with the vectors in it."""
@@ -146,7 +150,14 @@ class Tower(ABC):
         dropout: share of the pooled feature that is dropped in training, before the projection.
         untrained: parameters that the family's loss cannot reach, each with the rule that says why. Those that
             open_clip built without gradient (CLIPA's positions) are found here.
+
+    `projection_is_new` says that the base has no such projection, so that it trains whatever the keys say.
     """
+
+    word_table: str | None = None
+    """Path of the table in which a text's token numbers are looked up; None in an image tower."""
+    prefix_tokens: int | None = None
+    """How many tokens stand in front of an image's row of patches; None where no plain row of patches is."""
 
     def __init__(
         self,
@@ -171,6 +182,7 @@ class Tower(ABC):
         self.untrained = {**fixed, **untrained}
         self.prompt: PromptVectors | None = None
         self.feature_adapter: nn.Module | None = None
+        self.projection_is_new = False
         self.added: dict[str, Added] = {}
         self._facts = facts
         self._groups = {name: part.group for part in self.parts for name in part.names}
@@ -191,9 +203,17 @@ class Tower(ABC):
         """Take in new parameters, by their full names; see `Added`."""
         self.added |= dict.fromkeys(names, Added(group, place))
 
+    def forget(self, group: str) -> None:
+        """Leave out new parameters of a group that are in the model no more."""
+        self.added = {name: new for name, new in self.added.items() if new.group != group}
+
     def new_groups(self) -> tuple[str, ...]:
         """Of lora, adapter and prompt those that this tower has."""
         return tuple(dict.fromkeys(new.group for new in self.added.values()))
+
+    def behind_names(self) -> tuple[str, ...]:
+        """The new parameters behind the projection, which a pooled feature does not hang on."""
+        return tuple(name for name, new in self.added.items() if new.place == self.depth)
 
     def body_names(self) -> frozenset[str]:
         """All that a pooled feature hangs on: the backbone's parameters and new ones among them."""
@@ -267,6 +287,15 @@ class Tower(ABC):
 
         Raises:
             InputError: the family has no way to, or not to this size.
+        """
+
+    @abstractmethod
+    def new_projection(self, width: int) -> None:
+        """Put a projection to that width in the place of the model's own, drawn as open_clip draws it; a tower made
+        before does not know, so make it anew.
+
+        Raises:
+            InputError: the tower can have no other width.
         """
 
     def matrices(self, block: int) -> Sequence[Matrix]:

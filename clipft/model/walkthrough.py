@@ -118,6 +118,9 @@ def _tower_steps(model: nn.Module, tower: Tower, facts: TowerFacts, inputs: Tens
     projected = tower.project(tower.drop(pooled))
     if tower.has_projection:
         steps.append(_step(tower, "projected", projected, "into the space that both towers share", norm=True))
+    if tower.feature_adapter is not None:
+        projected = tower.feature_adapter(projected)
+        steps.append(_step(tower, "adapted", projected, "a small network's answer is mixed in", norm=True))
     vector = F.normalize(projected, dim=-1)
     why = "length 1: from here on only the direction counts, and a dot product is a cosine"
     return [*steps, _step(tower, "normalised", vector, why, norm=True)], vector

@@ -16,11 +16,10 @@ from clipft.report.words_grid import add_faults_and_notes, words_grid
 def evaluation_table(evaluation: Evaluation) -> RenderableType:
     """The figures with all that is needed to read them; what changed for the better stands out."""
     last = evaluation.measurements()[-1]
-    return Group(
-        Padding(_facts(evaluation, last), (0, 0, 1, 1)),
-        Padding(_figures(evaluation), (0, 0, 1, 1)),
-        Padding(_remarks(evaluation, last), (0, 0, 0, 1)),
-    )
+    parts = [_facts(evaluation, last), _figures(evaluation.base, evaluation.tuned)]
+    if evaluation.kept is not None:
+        parts += [_kept(evaluation.kept), _figures(evaluation.kept_base, evaluation.kept_tuned)]
+    return Group(*(Padding(part, (0, 0, 1, 1)) for part in parts), Padding(_remarks(evaluation, last), (0, 0, 0, 1)))
 
 
 def measured_on(measurement: Measurement) -> str:
@@ -43,16 +42,27 @@ def _facts(evaluation: Evaluation, last: Measurement) -> Table:
     grid.add_row("model", Text(evaluation.target, style="bold"))
     if evaluation.base is not None and evaluation.base_name != evaluation.target:
         grid.add_row("base", Text(evaluation.base_name))
-    grid.add_row("data", Text(last.data))
-    grid.add_row("", measured_on(last))
-    for index, prompt in enumerate(last.prompts):
-        grid.add_row("prompts" if index == 0 else "", Text(f'"{prompt}"'))
+    _add_rows(grid, "data", last)
     return grid
 
 
-def _figures(evaluation: Evaluation) -> Table:
-    base = {} if evaluation.base is None else evaluation.base.figures()
-    tuned = {} if evaluation.tuned is None else evaluation.tuned.figures()
+def _kept(measurement: Measurement) -> Table:
+    """What was watched for forgetting (P62)."""
+    grid = words_grid()
+    _add_rows(grid, "keep", measurement)
+    return grid
+
+
+def _add_rows(grid: Table, word: str, measurement: Measurement) -> None:
+    grid.add_row(word, Text(measurement.data))
+    grid.add_row("", measured_on(measurement))
+    for index, prompt in enumerate(measurement.prompts):
+        grid.add_row("prompts" if index == 0 else "", Text(f'"{prompt}"'))
+
+
+def _figures(of_base: Measurement | None, of_tuned: Measurement | None) -> Table:
+    base = {} if of_base is None else of_base.figures()
+    tuned = {} if of_tuned is None else of_tuned.figures()
     both = bool(base and tuned)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
@@ -80,5 +90,6 @@ def _change(name: str, base: dict[str, float], tuned: dict[str, float]) -> Text:
 def _remarks(evaluation: Evaluation, last: Measurement) -> Table:
     """The images that could not be read, and what else to know, each beside its word."""
     grid = words_grid()
-    add_faults_and_notes(grid, last.faults, evaluation.notes)
+    faults = (*last.faults, *(() if evaluation.kept is None else evaluation.kept.faults))
+    add_faults_and_notes(grid, faults, evaluation.notes)
     return grid

@@ -26,6 +26,7 @@ class Asked:
     block: int | None
     compare: str | None
     explain: str | None
+    prompts: Path | None
 
     @property
     def needs_weights(self) -> bool:
@@ -48,9 +49,15 @@ class Asked:
 
     def _rules(self) -> tuple[tuple[bool, str], ...]:
         weights, pair = self.pretrained is not None, self.image is not None and self.text is not None
+        run = self.prompts is not None
         model, config, block = self.model is not None, self.config is not None, self.block is not None
         return (
-            (model == config, "inspect: give --model NAME, such as ViT-B-32, or --config CONFIG"),
+            (run and (model or config or weights), "--prompts: names a run, which brings its model; give it alone"),
+            (
+                run and (self.walkthrough or self.tree or self.compare is not None or self.explain is not None),
+                "--prompts: is a view of its own; for another give --config CONFIG",
+            ),
+            (model == config and not run, "inspect: give --model NAME, such as ViT-B-32, or --config CONFIG"),
             (bool(self.overrides) and not config, "--set: changes a config; name it by --config"),
             (weights and config, "--pretrained: with --config write --set model.pretrained=..."),
             (

@@ -27,6 +27,8 @@ _SMOOTH = 0.9  # weight of the past in the speed shown
 Part = TypeVar("Part")
 
 _HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
+_BASE_TO_NOVEL = ("base_top1", "novel_top1", "harmonic_mean")
+_ROOM = 80 - len(" epoch  train loss") - len("  best")  # for a row's figures
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Pulse:
         scale: exp(logit_scale), or None where it plays no part.
         waited: share of the time spent waiting for data, 0 to 1.
         memory: bytes the process (on a GPU: the device) has used at most.
+        added: what `train.regularize` added to the loss; None where it is not asked for.
     """
 
     loss: float
@@ -46,6 +49,7 @@ class Pulse:
     rates: Mapping[str, float]
     scale: float | None
     memory: int
+    added: float | None = None
 
 
 @dataclass
@@ -66,8 +70,9 @@ class TrainView:
         default=(0, 0, 0, 0), init=False
     )  # epoch, epochs, step in it, steps an epoch
     _step_s: float = field(default=0.0, init=False)
-    _columns: list[str] = field(default_factory=list, init=False)
     _printed_at: float = field(default=0.0, init=False)
+    _columns: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)  # figure to heading and width
+    _kept: str = field(default="", init=False)
 
     def say(self, line: str = "", *, style: str = "", wrap: bool = True) -> None:
         """Print a line and log it; on a terminal it is wrapped between words, but for what is to be copied."""
@@ -162,7 +167,8 @@ class TrainView:
         return Group(bar, Text(f" {_rates_in_words(pulse.rates)}"), Text(f" {self._words(pulse, rates=False)}"))
 
     def _words(self, pulse: Pulse, *, rates: bool = True) -> str:
-        words = [f"loss {pulse.loss:.2f} (chance {pulse.chance:.2f})"]
+        added = "" if pulse.added is None else f" + {pulse.added:.2g}"
+        words = [f"loss {pulse.loss:.2f}{added} (chance {pulse.chance:.2f})"]
         words += [_rates_in_words(pulse.rates)] if rates else []
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")
@@ -179,17 +185,22 @@ class TrainView:
         """Share of the recent time that was spent waiting for data, 0 to 1."""
         return self._wait / self._step_s if self._step_s else 0.0
 
-    def table_head(self, metrics: Mapping[str, float]) -> None:
-        """The head of the table of evaluations."""
-        self._columns = headlines(metrics)
-        columns = "".join(f"{WORDS[name]:>18}" for name in self._columns)
+    def table_head(self, metrics: Mapping[str, float], *, kept: str = "") -> None:
+        """The head of the table of evaluations.
+
+        Args:
+            metrics: figures as the rows will have them.
+            kept: what to call the source that is watched for forgetting.
+        """
+        self._columns, self._kept = _columns(metrics, kept), kept
+        columns = "".join(f"{heading:>{width}}" for heading, width in self._columns.values())
         self.say(f" {'epoch':>5}{'train loss':>12}{columns}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
         """One evaluation, under a head of its own where a stage measures something else."""
-        if headlines(metrics) != self._columns:
-            self.table_head(metrics)
-        figures = "".join(f"{metrics[name]:>18.3f}" for name in headlines(metrics))
+        if self._columns.keys() != _columns(metrics, self._kept).keys():
+            self.table_head(metrics, kept=self._kept)
+        figures = "".join(f"{metrics[name]:>{width}.3f}" for name, (_, width) in self._columns.items())
         self.say(f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'  best' if best else ''}")
 
     def log_to(self, path: Path) -> None:
@@ -216,8 +227,35 @@ def _rates_in_words(rates: Mapping[str, float]) -> str:
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
-    """The two or three metrics that a line has room for: the loss and what the data is about."""
-    return [name for name in ("loss", *_HEADLINES) if name in metrics][:3]
+    """The two or three metrics that a line has room for: the loss and what the data is about; of base and novel
+    classes, these.
+    """
+    if "harmonic_mean" in metrics:
+        return list(_BASE_TO_NOVEL)
+    return [name for name in ("loss", *_HEADLINES) if name in metrics][: 2 if kept_headline(metrics) else 3]
+
+
+def main_figure(metrics: Mapping[str, float]) -> str | None:
+    """The one figure that says most; None where nothing but a loss was measured."""
+    return next((name for name in ("harmonic_mean", *_HEADLINES) if name in metrics), None)
+
+
+def kept_headline(metrics: Mapping[str, float]) -> str | None:
+    """The figure that says what was kept of what the base knew; None where that is not watched."""
+    return next((f"keep.{name}" for name in _HEADLINES if f"keep.{name}" in metrics), None)
+
+
+def _columns(metrics: Mapping[str, float], kept: str) -> dict[str, tuple[str, int]]:
+    """Each figure of a row with its heading and its width, within 80 columns."""
+    names = headlines(metrics)
+    name = kept_headline(metrics)
+    if name is None:
+        return {name: (WORDS[name], 18) for name in names}
+    figure = WORDS[name.removeprefix("keep.")].split()[-1]  # top-1, R@5
+    room = _ROOM - sum(len(WORDS[name]) + 2 for name in names)
+    long_to_short = (f"kept ({kept} {figure})", f"kept ({figure})", "kept")
+    heading = next(words for words in long_to_short if len(words) + 2 <= room)
+    return {name: (words, len(words) + 2) for name, words in [*((n, WORDS[n]) for n in names), (name, heading)]}
 
 
 def in_time(seconds: float) -> str:

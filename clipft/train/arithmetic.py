@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from clipft.config.forgetting_schema import regularizers
 from clipft.config.schema import Config
 from clipft.data.captions import RepeatReport
 from clipft.errors import InputError
-from clipft.model.plan import Plan
+from clipft.model.plan import NEW, Plan
 from clipft.train.optim import warmup_steps
 
 # Reports of collapse begin at 5e-5 (recipes for full fine-tuning use 1e-6 to 3e-5: FLYP, WiSE-FT, CLIPood); projections
 # were tried up to 1e-2 (ProLIP).
 BACKBONE_RATE_LIMIT = 5e-5
 HEADS_RATE_LIMIT = 1e-2
+# Of new parameters, by group: what recipes use, and the limit. LoRA: CLIP-LoRA and 2SFS 2e-4. Adapters: block adapters
+# 2.5e-3, CLIP-Adapter 2e-3 and 6e-3. Prompts: CoOp 2e-3, MaPLe 3.5e-3, VPT up to 0.1, all of them under SGD.
+NEW_RATE_LIMITS = {"lora": ("1e-5 to 2e-4", 1e-3), "adapter": ("1e-4 to 6e-3", 1e-2), "prompt": ("2e-3 to 0.1", 0.1)}
 _HEADS = ("projection", "classifier", "logit_scale", "logit_bias")
 
 
@@ -88,6 +92,17 @@ def work_out(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
     )
 
 
+def one_search(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
+    """A run that computes its answer: one epoch of one step, whose batch is all there is where there are fewer rows.
+
+    Raises:
+        InputError: the rows all say the same.
+    """
+    once = {"train": {"epochs": 1, "batch_size": min(rows, config.train.batch_size)}, "optim": {"warmup": 0.0}}
+    sections = {key: getattr(config, key).model_copy(update=keys) for key, keys in once.items()}
+    return replace(work_out(config.model_copy(update=sections), rows, repeats), steps_per_epoch=1, steps=1)
+
+
 def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, pretrained: bool) -> list[str]:
     """What is allowed but seldom meant, each in a sentence with its number."""
     found = []
@@ -102,6 +117,11 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
             f"{config.optim.name}, which is "
             "much stronger than under adamw; recipes with it use 1e-5 to 5e-4"
         )
+    if any(one.type == "l2sp" for one in regularizers(config.train.regularize)) and config.optim.weight_decay:
+        found.append(
+            f"optim.weight_decay: {config.optim.weight_decay:g} pulls weights to zero while l2sp pulls them to the "
+            "base; L2-SP stands in its place: write weight_decay: 0"
+        )
     if pretrained:
         found += _rate_warnings(plan)
     return found
@@ -110,7 +130,8 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
 def _rate_warnings(plan: Plan) -> list[str]:
     found = []
     for tower in ("image", "text"):
-        rates = [p.lr for p in plan.trainable if p.tower == tower and p.group not in _HEADS and p.lr is not None]
+        backbone = [p for p in plan.trainable if p.tower == tower and p.group not in (*_HEADS, *NEW)]
+        rates = [p.lr for p in backbone if p.lr is not None]
         if rates and max(rates) > BACKBONE_RATE_LIMIT:
             found.append(
                 f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "
@@ -120,6 +141,10 @@ def _rate_warnings(plan: Plan) -> list[str]:
     rates = [p.lr for p in plan.trainable if p.group in _HEADS and p.lr is not None]
     if rates and max(rates) > HEADS_RATE_LIMIT:
         found.append(f"the heads train at {max(rates):g}; published rates for them are 1e-5 to {HEADS_RATE_LIMIT:g}")
+    for group, (usual, limit) in NEW_RATE_LIMITS.items():
+        rates = [p.lr for p in plan.trainable if p.group == group and p.lr is not None]
+        if rates and max(rates) > limit:
+            found.append(f"the {group} parameters train at {max(rates):g} (optim.lr_new); published rates are {usual}")
     return found
 
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from clipft.errors import ClipftError
 from clipft.model.hashes import file_sha256
-from clipft.model.plan import Plan
+from clipft.model.plan import NEW, Plan
 from clipft.model.runfiles import CHECKPOINTS, COMMIT, OPTIMIZER, STATE, WEIGHTS
-from clipft.model.standstill import moving_modules
+from clipft.model.standstill import moving_buffers
 from clipft.model.tensor_file import write_tensors
-from clipft.train.randomness import PREFIX
+from clipft.train import average, randomness
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,21 @@ class Kept:
 def saved_names(model: nn.Module, plans: Sequence[Plan], *, everything: bool, resized: Sequence[str] = ()) -> list[str]:
     """Which tensors of the state dict a checkpoint holds: what trains, the buffers that move, and resized positions.
 
+    New parameters are among them where they stand still too, since the base does not have them.
+
     Args:
         model: the model with its classifier.
         plans: what trains, and what trained in earlier stages.
         everything: hold the frozen tensors too, since a random base cannot be fetched again.
-        resized: parameters that were resampled from the base's, on another processor to other bits.
+        resized: parameters that were resampled from the base's or drawn in their place, on another processor to
+            other bits.
     """
     state = model.state_dict()
     if everything:
         return list(state)
-    trains = {p.name for plan in plans for p in plan.trainable} | set(resized)
-    moving = {name for plan in plans for name, _ in moving_modules(model, plan)}
-    buffers = {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in moving}
-    return [name for name in state if name in trains or name in buffers]
+    moves = {p.name for plan in plans for p in plan.parameters if p.trainable or p.group in NEW} | set(resized)
+    moves |= {name for plan in plans for name in moving_buffers(model, plan)}
+    return [name for name in state if name in moves]
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -162,11 +164,29 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(next(aside for aside in map(folder.with_name, names) if not aside.exists()))
 
 
-def read_training_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A checkpoint's optimiser tensors and random states."""
+@dataclass(frozen=True)
+class TrainingState:
+    """What a checkpoint holds for going on, beside the model's weights.
+
+    Args:
+        optimizer: the optimiser's tensors.
+        random: the random states.
+        trained: the weights that train, where the model's file holds an average of them.
+    """
+
+    optimizer: dict[str, Tensor]
+    random: dict[str, Tensor]
+    trained: dict[str, Tensor]
+
+
+def read_training_state(folder: Path) -> TrainingState:
+    """A checkpoint's optimiser tensors, random states and, under `train.ema`, weights that train."""
     tensors = load_file(folder / OPTIMIZER)
-    random = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
-    return tensors, random
+    random, trained = (
+        {name: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        for prefix in (randomness.PREFIX, average.PREFIX)
+    )
+    return TrainingState(tensors, random, trained)
 
 
 def _sync(path: Path) -> None:

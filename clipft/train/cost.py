@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from clipft.model.describe import memory
 from clipft.model.plan import Plan
 from clipft.model.standstill import set_modes
 from clipft.model.tally import Tally, pretended
+from clipft.model.text_prompt import TextPrompt
 from clipft.model.tower import FIXED, NOT_IN_LOSS
 from clipft.train.losses import Classify, Contrastive, Features, Siglip, Targets
 from clipft.train.network import normalise
@@ -69,8 +69,8 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
     """The cost of a step under `plan`, and the FLOPs of one that trains everything.
 
     A text backbone that stands still is not part of a step, since each caption goes through it once in a run. Captions
-    count at the model's full context length. The optimiser's own arithmetic, a few operations a parameter, does not
-    count.
+    count at the model's full context length, and as if no two of a batch were equal. The optimiser's own arithmetic, a
+    few operations a parameter, does not count.
     """
     own = count_step(meta, plan, shape)
     whole = train_everything(plan)
@@ -158,7 +158,9 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
     rows = shape.rows_at_once
     there = shape.batch_size if shape.device == "cpu" else rows  # a GPU gets a piece of the batch at a time
     images = torch.empty(there, 3, *_height_and_width(meta))[:rows]
-    tokens = torch.zeros(rows, _context_length(meta), dtype=torch.long)
+    tokens = torch.zeros(rows, meta.context_length, dtype=torch.long)
+    if isinstance(text.prompt, TextPrompt):
+        tokens = text.prompt.put_into(tokens)
 
     def encode() -> Features:
         with _autocast(shape):
@@ -228,8 +230,3 @@ def _height_and_width(meta: MetaModel) -> tuple[int, int]:
     size = meta.image.describe().image_size
     assert size is not None
     return size
-
-
-def _context_length(meta: MetaModel) -> int:
-    """Tokens that every caption is padded to: what the tokenizer of this config gives."""
-    return int(meta.model_cfg["text_cfg"].get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipft.data.rows import Rows
-from clipft.evaluate.measure import higher_is_better
-from clipft.report.metric_words import WORDS
-from clipft.report.train_view import TrainView, headlines, in_time
+from clipft.evaluate.measure import KEPT, higher_is_better
+from clipft.report.metric_words import WORDS, words_of
+from clipft.report.train_view import TrainView, headlines, in_time, kept_headline, main_figure
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
 
@@ -42,6 +42,10 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
     for name in headlines(finished.tuned):
         base = f"{finished.base[name]:.3f}" if name in finished.base else "-"  # a later stage's classifier
         view.say(f" {WORDS[name]:<18} {base} -> {finished.tuned[name]:.3f}", style="bold")
+    kept = kept_headline(finished.tuned)
+    if kept is not None and prepared.keep is not None:  # P62
+        words = f" {'kept':<18} {finished.base[kept]:.3f} -> {finished.tuned[kept]:.3f}"
+        view.say(f"{words}   {WORDS[kept.removeprefix(KEPT)]} of {prepared.keep.name}", style="bold")
     _say_if_base_was_better(finished, prepared, view)
     view.say()
     for command in next_commands(finished.folder, prepared.splits.train):
@@ -62,9 +66,9 @@ def next_commands(run: Path, rows: Rows) -> tuple[str, ...]:
 
 
 def _say_if_base_was_better(finished: Finished, prepared: Prepared, view: TrainView) -> None:
-    name = prepared.config.evaluate.best or next(iter(headlines(finished.tuned)[1:]), None)
+    name = prepared.config.evaluate.best or main_figure(finished.tuned)
     if name is None or name not in finished.base:
         return
     base, tuned = finished.base[name], finished.tuned[name]
     if base > tuned if higher_is_better(name) else base < tuned:
-        view.warn(f"the base was better: {WORDS[name]} {base:.3f} before training, {tuned:.3f} after it")
+        view.warn(f"the base was better: {words_of(name)} {base:.3f} before training, {tuned:.3f} after it")

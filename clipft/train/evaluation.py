@@ -1,20 +1,29 @@
-"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping."""
+"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping.
+
+Beside it evaluate.keep is watched for what is forgotten; its figures stand among the others as `keep.NAME`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from clipft.config.schema import Config
+from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.batches import resolve_workers
+from clipft.data.folders import SPLITS
 from clipft.data.rows import Rows
-from clipft.errors import InputError
-from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
+from clipft.errors import ClipftError, InputError
+from clipft.evaluate.measure import KEPT, BatchLoss, Measurement, figure_names, higher_is_better, measure
 from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
+from clipft.train.checkpoint import committed
+from clipft.train.health import collapsed, end_of_collapse, may_pass
 from clipft.train.loop import Best, Progress
 from clipft.train.losses import Features, Targets
 from clipft.train.metrics_log import MetricsLog
@@ -24,12 +33,15 @@ from clipft.train.start import Started
 
 @dataclass
 class Evaluations:
-    """Measures a run on its validation rows.
+    """Measures a run on its validation rows, and on those to watch for forgetting.
 
     Args:
         rows: the validation rows.
+        run: the run's folder; None in a rehearsal.
+        keep: rows to watch for forgetting; None watches none.
         on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
+        base_similarity: how alike different things are to the base.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
     """
@@ -40,34 +52,58 @@ class Evaluations:
     rows: Rows
     view: TrainView
     log: MetricsLog
+    run: Path | None = None
+    keep: Rows | None = None
     base: dict[str, float] = field(default_factory=dict)
+    base_similarity: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     on_best: Callable[[], None] = lambda: None
     _latest_step: int = field(init=False, default=0)
     _named: set[str] = field(init=False, default_factory=set)
+    _warned: bool = field(init=False, default=False)
 
-    def measure_base(self) -> Measurement:
+    def measure_base(self) -> None:
         """Epoch 0: the base's own figures, the first row of the table."""
-        measurement = self._measure()
-        self.base = measurement.figures()
-        self.view.table_head(self.base)
+        with self.started.clip.without_prompts():  # the base has no vectors; those of now are drawn
+            found, kept = self._measure()
+        self.base, self.base_similarity = _figures(found, kept), found.similarity
+        self.table_head()
         self.view.table_row("base", None, self.base)
-        self._write(measurement)
-        return measurement
+
+    def shorten(self, count: int) -> None:
+        """Measure on so many rows of each source only, for a rehearsal."""
+        self.rows = _spread(self.rows, count)
+        self.keep = None if self.keep is None else _spread(self.keep, count)
+
+    def table_head(self) -> None:
+        """The head of the table; it says where the rows below the base's are of an average."""
+        if self._ema:
+            self.view.say(" ema: all below the base is measured with the average of the weights")
+        source = self.prepared.config.evaluate.keep
+        self.view.table_head(self.base, kept="" if source is None else short_name(source))
 
     def __call__(self) -> bool:
-        """Measure; whether to go on."""
-        measurement = self._measure()
-        self.take(measurement.figures(), self.progress.step)
+        """Measure; whether to go on.
+
+        Raises:
+            ClipftError: the embeddings have collapsed; nothing of now is saved.
+        """
+        found, kept = self._measure()
+        self._check_collapse(found)
+        self.take(_figures(found, kept), self.progress.step)
         best = self._note_best()
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
         self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, best=best)
-        self._write(measurement)
         if best:
             self.on_best()
         return self._go_on()
+
+    @property
+    def _ema(self) -> bool:
+        """Whether an average of the weights is measured."""
+        return self.prepared.config.train.ema is not None
 
     @property
     def _per_epoch(self) -> int:
@@ -99,40 +135,70 @@ class Evaluations:
         """Whether there is a best checkpoint on disk."""
         return self.progress.best is not None and self.prepared.config.checkpoint.keep.best > 0
 
-    def _measure(self) -> Measurement:
+    def _measure(self) -> tuple[Measurement, Measurement | None]:
+        """Measure both sources and log what was found."""
+        data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
+        found = self._on(self.rows, data.templates, loss=self._loss)
+        self._write(found)
+        if self.keep is None:
+            return found, None
+        kept = self._on(self.keep, evaluate.keep_templates or data.templates, by_classifier=False)
+        self._write(kept, keep=True)
+        return found, kept
+
+    def _on(
+        self, rows: Rows, templates: Sequence[str], *, loss: BatchLoss | None = None, by_classifier: bool = True
+    ) -> Measurement:
         config, started = self.prepared.config, self.started
-        measurement = measure(
-            started.clip,
-            self.rows,
-            templates=config.data.templates,
-            batch_size=config.train.batch_size,
-            workers=resolve_workers(config.data.workers),
-            device=started.device,
-            autocast=lambda: started.precision.autocast(started.device),
-            loss=self._loss,
-            pooled=config.loss.features == "pooled",
-            watch=self.view.watch,
-        )
+        with started.stepper.average.in_place():
+            measurement = measure(
+                started.clip,
+                rows,
+                templates=templates,
+                batch_size=config.train.batch_size,
+                workers=resolve_workers(config.data.workers),
+                device=started.device,
+                autocast=lambda: started.precision.autocast(started.device),
+                loss=loss,
+                by_classifier=by_classifier,
+                pooled=config.loss.features == "pooled",
+                watch=self.view.watch,
+            )
         set_modes(started.clip.model, self.prepared.plan, training=True)
-        self._name_unreadable(measurement)
+        self._name_unreadable(measurement, len(rows))
         return measurement
 
-    def _name_unreadable(self, measurement: Measurement) -> None:
-        """Name each unreadable validation image once; too many of them end the run (P3)."""
+    def _check_collapse(self, measurement: Measurement) -> None:
+        what = collapsed(self.base_similarity, measurement.similarity)
+        if what is None:
+            return
+        if self.started.clip.random:
+            if not self._warned:
+                self.view.warn(may_pass(what))
+            self._warned = True
+            return
+        sound = [kept for kept in committed(self.run) if kept.step <= self._latest_step] if self.run else []
+        rates = sorted({group["peak"] for group in self.started.stepper.optimizer.param_groups}, reverse=True)
+        raise ClipftError(end_of_collapse(what, rates, sound[-1] if sound else None))
+
+    def _name_unreadable(self, measurement: Measurement, rows: int) -> None:
+        """Name each unreadable image to measure on once; too many of them end the run (P3)."""
         for fault in measurement.faults:
             if fault.path not in self._named:
                 self._named.add(fault.path)
                 self.view.warn(f"{fault}; it is not measured")
         limit = self.prepared.config.data.max_bad_fraction
-        if len(measurement.faults) > limit * len(self.rows):
+        if len(measurement.faults) > limit * rows:
             raise InputError(
-                f"{len(measurement.faults)} of {len(self.rows)} validation images cannot be decoded, more than the "
-                f"{limit:.2%} of data.max_bad_fraction; the first is {measurement.faults[0]}. Mend or remove them"
+                f"{len(measurement.faults)} of {rows} images of {measurement.data}, which is measured on, cannot be "
+                f"decoded, more than the {limit:.2%} of data.max_bad_fraction; the first is {measurement.faults[0]}. "
+                "Mend or remove them"
             )
 
-    def _write(self, measurement: Measurement) -> None:
-        stage, epoch = self.prepared.stage.number, self.epoch
-        self.log.write("evaluation", stage=stage, epoch=epoch, step=self.progress.step, **measurement.to_json())
+    def _write(self, measurement: Measurement, *, keep: bool = False) -> None:
+        where = {"stage": self.prepared.stage.number, "epoch": self.epoch, "step": self.progress.step}
+        facts = measurement.to_json() | ({"weights": "ema"} if self._ema else {})
+        self.log.write("evaluation", **where, keep=keep, board="keep" if keep else "", **facts)
 
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))
@@ -169,13 +235,15 @@ class Evaluations:
         return False
 
 
-def check_metrics(config: Config, rows: Rows, loss: str) -> None:
+def check_metrics(config: Config, rows: Rows, loss: str, keep: Rows | None = None) -> None:
     """Refuse a metric that this run does not measure, before anything is computed (P59).
 
     Raises:
         InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured.
     """
     known = figure_names(rows, classifier=loss == "classifier", loss=True)
+    if keep is not None:
+        known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
     asked = {"evaluate.best": config.evaluate.best}
     if config.train.early_stop is not None:
         asked["train.early_stop.metric"] = config.train.early_stop.metric
@@ -185,6 +253,27 @@ def check_metrics(config: Config, rows: Rows, loss: str) -> None:
                 f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "
                 f"{', '.join(known)}"
             )
+
+
+def short_name(source: Source) -> str:
+    """What a narrow column calls a source: `clothing` of folder data/clothing/test, `captions` of a captions.csv."""
+    match source:
+        case HandsSource():
+            return source.builtin
+        case FolderSource(folder=path) | SidecarSource(sidecar=path) | TableSource(table=path):
+            names = [Path(part).stem for part in reversed(Path(path).parts)]
+            return next((name for name in names if name.lower() not in SPLITS), names[0] if names else path)
+
+
+def _figures(found: Measurement, kept: Measurement | None) -> dict[str, float]:
+    """The figures by name, those of the rows that are watched for forgetting with a name of their own."""
+    watched = {} if kept is None else {f"{KEPT}{name}": value for name, value in kept.figures().items()}
+    return found.figures() | watched
+
+
+def _spread(rows: Rows, count: int) -> Rows:
+    """So many rows, evenly spread over all of them."""
+    return rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=np.int64))
 
 
 def _better(name: str, value: float, than: float) -> bool:

@@ -99,6 +99,7 @@ def _check_place(path: Path) -> None:
 def resolved(config: Config) -> Config:
     """The config as a run keeps it: paths from the root, to be run and measured from anywhere; no `run.dir`."""
     data = {"train": _with_paths(config.data.train), "val": _with_paths(config.data.val)}
+    evaluate = {"keep": _with_paths(config.evaluate.keep)}
     model = config.model
     text = model.text.model_copy(update={"encoder": _absolute(model.text.encoder, "hf:")})
     return config.model_copy(
@@ -111,6 +112,7 @@ def resolved(config: Config) -> Config:
                 }
             ),
             "data": config.data.model_copy(update=data),
+            "evaluate": config.evaluate.model_copy(update=evaluate),
             "run": config.run.model_copy(update={"dir": None}),
         }
     )

@@ -64,20 +64,22 @@ class Keeper:
 
     @property
     def bytes(self) -> int:
-        """The size of one checkpoint: its weights, and twice what trains for Adam's averages."""
+        """The size of one checkpoint: its weights, twice what trains for Adam's averages, once more under train.ema."""
         state = self.started.clip.model.state_dict()
         weights: int = sum(state[n].numel() * state[n].element_size() for n in self._names)
         slots = 1 if self.prepared.config.optim.name == "sgd" else 2
-        return weights + slots * 4 * sum(p.numel for p in self.prepared.plan.trainable)
+        trained = self.started.stepper.average.bytes
+        return weights + slots * 4 * sum(p.numel for p in self.prepared.plan.trainable) + trained
 
     def save(self, *, epoch_end: bool = True) -> None:
         """Write a checkpoint of now, point `last` (and `best`, if it is that) to it, and prune."""
-        progress, model = self.progress, self.started.clip.model
-        weights = {name: model.state_dict()[name] for name in self._names}
-        optimizer = named_state(self.started.stepper.optimizer) | random_states(self.started.device)
-        folder = write_checkpoint(
-            self.run, progress.step, weights=weights, optimizer=optimizer, state=self._state(epoch_end=epoch_end)
-        )
+        progress, model, stepper = self.progress, self.started.clip.model, self.started.stepper
+        optimizer = named_state(stepper.optimizer) | random_states(self.started.device) | stepper.average.state()
+        with stepper.average.in_place():
+            weights = {name: model.state_dict()[name] for name in self._names}
+            folder = write_checkpoint(
+                self.run, progress.step, weights=weights, optimizer=optimizer, state=self._state(epoch_end=epoch_end)
+            )
         where = {"step": progress.step, "epoch": progress.epoch}
         if epoch_end:
             point_to(self.run, "last", folder, where)
@@ -111,6 +113,7 @@ class Keeper:
             "classifier": head if prepared.loss == "classifier" else None,
             "metrics": self.evaluations.of_step(progress.step) if self.evaluations else {},
             "base_metrics": self.evaluations.base if self.evaluations else {},
+            "base_similarity": self.evaluations.base_similarity if self.evaluations else {},
             "best_metrics": self.evaluations.best if self.evaluations else {},
             "model": {"name": clip.name, "model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg},
             "base": clip.base,
@@ -118,6 +121,7 @@ class Keeper:
             "saved": self._names,
             "data_sha256": prepared.data_sha256,
             "weights_sha256": {n: self.frozen.get(n) or tensor_sha256(t) for n, t in clip.model.state_dict().items()},
+            "ema": {"updates": self.started.stepper.average.updates} if prepared.config.train.ema else None,
             "scaler": self.started.stepper.scaler.state_dict(),
             "threads": torch.get_num_threads(),
         }
@@ -148,10 +152,12 @@ class Keeper:
                 "is held out would change too; put it back, or start anew with another run.dir"
             )
         lay_over(self.started.clip.model, weights, checkpoint)
-        optimizer, random = read_training_state(folder)
-        load_named_state(self.started.stepper.optimizer, optimizer)
-        self.started.stepper.scaler.load_state_dict(state["scaler"])
-        restore_random_states(random, self.started.device)
+        training, stepper = read_training_state(folder), self.started.stepper
+        load_named_state(stepper.optimizer, training.optimizer)
+        if self.prepared.config.train.ema is not None:
+            stepper.average.take_up(training.trained, state["ema"]["updates"])
+        stepper.scaler.load_state_dict(state["scaler"])
+        restore_random_states(training.random, self.started.device)
         self._restore_progress(state)
         self._point_to_what_is_there(folder)
         threads = torch.get_num_threads()
@@ -177,5 +183,6 @@ class Keeper:
         self.progress.best = None if best is None else Best(**best)
         if self.evaluations is not None:
             self.evaluations.base = state["base_metrics"]
+            self.evaluations.base_similarity = state.get("base_similarity", {})
             self.evaluations.take(state["metrics"], self.progress.step)
             self.evaluations.best = state["best_metrics"]

@@ -33,14 +33,14 @@ class MetricsLog:
         if tensorboard:
             self._board = _summary_writer(run / "tensorboard", keep_to_step)
 
-    def write(self, kind: str, *, stage: int, epoch: int, step: int, **facts: Any) -> None:
-        """Append a line; numbers inside it go to TensorBoard too."""
+    def write(self, kind: str, *, stage: int, epoch: int, step: int, board: str = "", **facts: Any) -> None:
+        """Append a line; numbers inside it go to TensorBoard too, under `board` or the kind."""
         if self._file is None:
             return
         self._file.write(json.dumps({"kind": kind, "stage": stage, "epoch": epoch, "step": step, **facts}) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in _numbers(facts, kind):
+            for name, value in _numbers(facts, board or kind):
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:

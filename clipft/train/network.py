@@ -82,6 +82,11 @@ class Network:
             text = self._text(captions) if self.needs_text else None
         return Features(normalise(image), None if text is None else normalise(text))
 
+    def image_features(self, images: Tensor) -> Tensor:
+        """L2-normalised float32 features of images (B, 3, H, W) alone."""
+        with self.autocast():
+            return normalise(self._image(images))
+
     def _image(self, images: Tensor) -> Tensor:
         tower = self.clip.image
         with torch.set_grad_enabled(self._image_trains and torch.is_grad_enabled()):
@@ -90,9 +95,18 @@ class Network:
         return pooled if self.pooled else tower.shared(pooled)
 
     def _text(self, captions: Sequence[str]) -> Tensor:
+        """Equal captions go through the backbone once: of labelled rows no more than there are classes (P55).
+
+        Where the backbone drops something in training, they share what is dropped; the tower's own dropout is drawn for
+        each row.
+        """
         tower = self.clip.text
         if self._text_trains:
-            pooled = tower.pool(self.clip.tokenizer(list(captions)).to(self.device))
+            numbers: dict[str, int] = {}
+            places = [numbers.setdefault(caption, len(numbers)) for caption in captions]
+            pooled = tower.pool(self.clip.tokenizer(list(numbers)).to(self.device))
+            if len(numbers) < len(places):
+                pooled = pooled[torch.tensor(places, device=self.device)]
         else:
             self.prepare_texts([c for c in captions if c not in self._frozen_text])
             pooled = torch.stack([self._frozen_text[c] for c in captions]).to(self.device)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipft.config.forgetting_schema import EmaConfig
 from clipft.config.load import Loaded
+from clipft.config.schema import Config
 from clipft.data.captions import all_texts, caption_report, example_prompts
+from clipft.data.names import counted, some
 from clipft.data.rows import Rows
+from clipft.data.shots import shots_in_words
+from clipft.data.sources import keep_overlap
 from clipft.model.fill import RANDOM_BASE
+from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.tokenizer import Tokenizer
 from clipft.report.amounts import in_bytes
 from clipft.report.freeze_table import print_freeze_report
@@ -18,6 +24,7 @@ from clipft.train import arithmetic
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
+from clipft.train.scale_search import search_in_words
 from clipft.train.start import Started
 from clipft.train.watch import peak_rates
 
@@ -39,8 +46,19 @@ def show_plan(stages: Sequence[Prepared], loaded: Loaded, view: TrainView, notes
         view.note(note)
     for warning in prepared.splits.warnings:
         view.warn(warning)
+    _say_kept(prepared, view)
     for stage in stages:
-        _warn(stage, view)
+        if not stage.searches:  # the warnings are about steps
+            _warn(stage, view)
+
+
+def _say_kept(prepared: Prepared, view: TrainView) -> None:
+    if prepared.keep is None:
+        return
+    for note in prepared.keep.notes:
+        view.note(note)
+    for warning in keep_overlap(prepared.splits.train, prepared.keep):
+        view.warn(warning)
 
 
 def show_stage(prepared: Prepared, view: TrainView) -> None:
@@ -82,6 +100,8 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
     if started.objective.needs_text:
         rows, templates = prepared.splits.train, prepared.config.data.templates
         lines.append(("captions", captions_in_words(rows, templates, started.clip.tokenizer)))
+        if isinstance(started.clip.tokenizer, PromptTokenizer):
+            lines.append(("prompts", layouts_in_words(rows, templates, started.clip.tokenizer)))
     view.facts(lines)
     for note in started.clip.notes:
         (view.warn if note.startswith("RANDOM") else view.note)(note)
@@ -109,11 +129,18 @@ def resume_in_words(progress: Progress, started: Started) -> str:
 
 def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     """Headed lines: what the rows are, what a batch holds, how many steps, at which rates."""
+    data = [("data", _data(prepared))]
+    if prepared.keep is not None:
+        data.append(("keep", _keep(prepared.keep, prepared.config)))
+    if prepared.searches:
+        return [*data, ("search", search_in_words(prepared))]
     return [
-        ("data", _data(prepared)),
+        *data,
         ("batch", _batch(prepared)),
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
+        *(("pull", pull.in_words()) for pull in prepared.pulls),
+        *([("ema", _average(prepared.config.train.ema))] if prepared.config.train.ema else []),
     ]
 
 
@@ -122,14 +149,32 @@ def captions_in_words(rows: Rows, templates: tuple[str, ...], tokenizer: Tokeniz
     return str(caption_report(all_texts(rows, templates), tokenizer.count, tokenizer.context_length))
 
 
+def layouts_in_words(rows: Rows, templates: tuple[str, ...], tokenizer: PromptTokenizer) -> str:
+    """What the model reads for the prompts of three classes, or for the first caption (P53)."""
+    texts = example_prompts(rows.classes, templates) if rows.captions is None else (rows.captions[0],)
+    return "\n".join(tokenizer.layout(text) for text in texts)
+
+
 def _data(prepared: Prepared) -> str:
     rows, val = prepared.splits.train, prepared.splits.val
     words = f"{len(rows):,} images"
     if rows.labels is not None:
-        counts = rows.class_counts()
-        words += f" in {len(rows.classes)} classes ({counts.min()} to {counts.max()} each)"
+        counts = [n for name, n in zip(rows.classes, rows.class_counts(), strict=True) if name not in rows.novel]
+        each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        words += f" in {len(counts)} classes ({each} each)"
+    if prepared.config.data.draw is not None:
+        words += f" · {shots_in_words(prepared.config.data.draw)}"
     words += f" · val {len(val):,}" if val is not None else " · val none: nothing will be measured"
-    return "\n".join([words, *_shown(prepared)])
+    novel = [f"novel classes, in val alone: {some(rows.novel)}"] if rows.novel else []
+    return "\n".join([words, *novel, *_shown(prepared)])
+
+
+def _keep(keep: Rows, config: Config) -> str:
+    """What is watched for forgetting, and with which prompts (P62)."""
+    words = f"{keep.name}: {counted(len(keep), 'row')}, watched for what is forgotten"
+    templates = config.evaluate.keep_templates or config.data.templates
+    shown = () if keep.labels is None else example_prompts(keep.classes, templates, count=2)
+    return "\n".join([words, *(f"prompt: {prompt!r}" for prompt in shown)])
 
 
 def _shown(prepared: Prepared) -> list[str]:
@@ -151,6 +196,22 @@ def _short(text: str) -> str:
 
 
 def _batch(prepared: Prepared) -> str:
+    return "\n".join(words for words in (_rows(prepared), _texts(prepared)) if words)
+
+
+def _texts(prepared: Prepared) -> str:
+    """How many texts of which length go through the text tower in a step, where prompt vectors in it train (P55)."""
+    if not any(p.tower == "text" and p.group == "prompt" for p in prepared.plan.trainable):
+        return ""
+    sums, captions = prepared.arithmetic, prepared.splits.train.captions is not None
+    templates = 1 if captions else len(prepared.config.data.templates)
+    texts = min(sums.distinct * templates, sums.batch_size)
+    kind = "captions" if captions else "classes" if templates == 1 else "prompts of classes"
+    pieces = f", {sums.micro_batch_size} at a time" if sums.micro_batch_size < texts else ""
+    return f"prompt vectors: up to {texts} {kind} x {prepared.meta.context_length} tokens of text a step{pieces}"
+
+
+def _rows(prepared: Prepared) -> str:
     sums = prepared.arithmetic
     words = f"{sums.batch_size} pairs x 1 process"
     if sums.micro_batch_size < sums.batch_size:
@@ -172,3 +233,10 @@ def _steps(prepared: Prepared) -> str:
     tail = f" ({left} rows sit out each epoch, others each time)" if left else ""
     fall = f"{optim.schedule} to {optim.min_lr:g}" if optim.schedule != "constant" else "constant"
     return f"{sums.steps_per_epoch} an epoch x {sums.epochs} = {sums.steps} · warm-up {sums.warmup} · {fall}{tail}"
+
+
+def _average(ema: EmaConfig) -> str:
+    return (
+        f"measured and saved is an average of the weights, decay {ema.decay:g} ((1 + t) / (10 + t) at step t while "
+        "that is less); training goes on from the weights themselves, which a checkpoint holds beside it"
+    )

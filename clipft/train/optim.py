@@ -101,7 +101,8 @@ def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tenso
     """Give the optimiser the state that `named_state` took.
 
     Raises:
-        ClipftError: a saved tensor belongs to a parameter that this optimiser does not train, or the reverse.
+        ClipftError: a saved tensor belongs to a parameter that this optimiser does not train, or the reverse; an
+            optimiser without momentum, or one that took no step, has saved none.
     """
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in saved.items():
@@ -110,8 +111,7 @@ def load_named_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tenso
     trained = {
         name: p for group in optimizer.param_groups for name, p in zip(group["names"], group["params"], strict=True)
     }
-    stateless = isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]
-    if set(by_parameter) != set(trained) and not (stateless and not by_parameter):
+    if by_parameter and set(by_parameter) != set(trained):
         odd = sorted(set(by_parameter) ^ set(trained))
         raise ClipftError(
             f"the checkpoint's optimiser state is for other parameters: {len(odd)} differ, the first is {odd[0]}"

@@ -51,7 +51,7 @@ class Overfit:
 def overfit(loaded: Loaded, view: TrainView, *, steps: int) -> Overfit:
     """Train on one batch at the config's rates until its loss reaches the goal, or for `steps`; nothing is written.
 
-    Without augmentation and label smoothing, so that the loss could come to zero.
+    Without augmentation, label smoothing and pulls to the base, so that the loss could come to zero.
     """
     prepared = prepare(_plain(loaded.config))
     train = prepared.splits.train
@@ -103,7 +103,8 @@ def told_apart(rows: Rows) -> list[int]:
 def _plain(config: Config) -> Config:
     data = config.data.model_copy(update={"augment": "none"})
     loss = config.loss.model_copy(update={"label_smoothing": 0.0})
-    return config.model_copy(update={"data": data, "loss": loss})
+    train = config.train.model_copy(update={"regularize": None, "ema": None})
+    return config.model_copy(update={"data": data, "loss": loss, "train": train})
 
 
 def _read(rows: Rows, prepared: Prepared, started: Started) -> Batch:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from clipft.config.schema import Config
 from clipft.config.stages import stage_configs
 from clipft.data.captions import RepeatReport, repeats
 from clipft.data.rows import Rows
-from clipft.data.sources import Splits, read_source, read_splits
+from clipft.data.shots import shots_in_words
+from clipft.data.sources import Splits, read_keep, read_source, read_splits
 from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.classifier import Classifier
@@ -27,9 +28,11 @@ from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
-from clipft.train.arithmetic import Arithmetic, work_out
+from clipft.train.arithmetic import Arithmetic, one_search, work_out
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.precision import choose_device, expected
+from clipft.train.prompting import check_prompt
+from clipft.train.regularize import Pull, settle
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class Prepared:
         arithmetic: steps, warm-up, negatives.
         data_sha256: changes when a row, a caption or a class does.
         stage: which span of the run this is.
+        pulls: what `train.regularize` comes to under the plan.
+        all_plans: those of all stages of the run.
+        keep: rows to watch for forgetting; None watches none.
     """
 
     config: Config
@@ -78,6 +84,14 @@ class Prepared:
     arithmetic: Arithmetic
     data_sha256: str
     stage: Stage
+    pulls: tuple[Pull, ...] = ()
+    all_plans: tuple[Plan, ...] = ()
+    keep: Rows | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the answer is computed in place of steps: nothing but logit_scale trains, in the run's one stage."""
+        return self.plan.only_scale and self.stage.count == 1
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,18 +113,27 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     refuse_many_processes()
     choose_device(config.train.device)
     check_there(recipe_of(config.model).source)
-    splits = read_splits(config.data, config.run.seed)
-    meta = build_meta(config.model)
+    splits = read_splits(config.data, config.run.seed, config.evaluate.novel_classes)
+    keep = None if config.evaluate.keep is None else read_keep(config.evaluate.keep, config.data)
+    check_prompt(config.model.text.prompt, splits.train, "data.train")
+    if splits.val is not None:
+        check_prompt(config.model.text.prompt, splits.val, "data.val")
+    meta = build_meta(config.model, classes=splits.train.classes)
     check_pooled(meta)
-    found, digest = repeats(splits.train), data_sha256(splits)
+    found, digest = repeats(splits.train), data_sha256(splits, keep)
     stages: list[Prepared] = []
-    for number, own in enumerate(stage_configs(config)):
+    configs = stage_configs(config)
+    for number, own in enumerate(configs):
         with stage_named(config, number):
             loss = _loss_of(own, meta, splits, stages[-1].loss if stages else "")
             plan = plan_of(own, meta, loss, splits.train.classes)
-            sums = work_out(own, len(splits.train), found)
-        stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, _stage(config, number, sums)))
-    return tuple(stages)
+            search = plan.only_scale and len(configs) == 1
+            sums = (one_search if search else work_out)(own, len(splits.train), found)
+        stage = _stage(config, number, sums)
+        stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep))
+    plans = tuple(stage.plan for stage in stages)
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages])
+    return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 
 @contextmanager
@@ -192,7 +215,17 @@ def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport,
     for number, own in enumerate(stage_configs(config)):
         with stage_named(config, number):
             reports.append(report_plan(own, with_cost=with_cost))
+    first = reports[0]
+    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
     return tuple(reports)
+
+
+def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
+    """What bears on the plans and is not in them, without reading a row."""
+    if config.data.draw is not None:
+        yield f"data.shots: {shots_in_words(config.data.draw)}"
+    if len(reports) == 1 and reports[0].plan.only_scale:
+        yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
 
 
 def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
@@ -205,18 +238,21 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
         InputError: a model, or keys for it, that `prepare` refuses too.
     """
     meta = build_meta(config.model)
-    check_pooled(meta)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    prompt = config.model.text.prompt
+    own_vectors = prompt is not None and prompt.class_specific
     classes: tuple[str, ...] = ()
-    notes = meta.resized
-    if loss == "classifier":
+    unread: tuple[str, ...] = ()
+    if loss == "classifier" or own_vectors:
         try:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
-            notes = (
-                *notes,
-                f"the classifier's size is not known, since its classes cannot be read: {error}",
-            )
+            what = "the classifier's size" if loss == "classifier" else "the number of prompt vectors"
+            unread = (f"{what} is not known, since the classes cannot be read: {error}",)
+        else:
+            meta = build_meta(config.model, classes=classes) if own_vectors else meta
+    check_pooled(meta)
+    notes = (*meta.resized, *unread)
     plan = plan_of(config, meta, loss, classes)
     if not with_cost:
         return PlanReport(meta, plan, meta.base, notes)
@@ -307,10 +343,10 @@ def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
     return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
 
 
-def data_sha256(splits: Splits) -> str:
+def data_sha256(splits: Splits, keep: Rows | None = None) -> str:
     """A digest of what trains and what measures: images by name, captions, labels, classes, in order."""
     digest = hashlib.sha256()
-    for rows in (splits.train, splits.val):
+    for rows in (splits.train, splits.val, *(() if keep is None else (keep,))):
         if rows is None:
             digest.update(b"none")
             continue

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import clipft
@@ -36,6 +35,7 @@ from clipft.train.metrics_log import MetricsLog, check_tensorboard
 from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_stage, show_start
 from clipft.train.optim import set_rates
 from clipft.train.prepare import Prepared, prepare_stages
+from clipft.train.scale_search import search_scale
 from clipft.train.start import Started, next_stage, start
 from clipft.train.watch import Watch
 
@@ -117,11 +117,14 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     ready = _get_ready(loaded, folder, view, write=False)
     prepared, stepper = ready.prepared, ready.started.stepper
     if ready.evaluations is not None:
-        rows = ready.evaluations.rows
-        count = min(loaded.config.train.batch_size, len(rows))
-        view.note(f"the base on one evaluation batch, {count} of {len(rows)} rows:")
-        ready.evaluations.rows = rows.take(np.linspace(0, len(rows) - 1, count, dtype=np.int64))
+        rows = len(ready.evaluations.rows)
+        ready.evaluations.shorten(loaded.config.train.batch_size)
+        view.note(f"the base on one evaluation batch, {len(ready.evaluations.rows)} of {rows} rows:")
         ready.evaluations.measure_base()
+    if prepared.searches:
+        words = f"the search for {prepared.plan.trainable[0].name} is left out; it would write to {folder.path}"
+        view.facts([("dry run", f"{words}. Nothing was written")])
+        return
     frozen = frozen_hashes(ready.started.clip.model, prepared.plan)
     set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
@@ -146,7 +149,7 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         check_tensorboard()
     stages = prepare_stages(config)
     if stages[0].splits.val is not None:
-        check_metrics(config, stages[0].splits.val, stages[-1].loss)
+        check_metrics(config, stages[0].splits.val, stages[-1].loss, stages[0].keep)
     number = _stage_of(folder, stages)
     show_plan(stages, loaded, view, folder.notes)
     prepared = stages[number]
@@ -157,9 +160,12 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         view.log_to(folder.path / "log.txt")
     resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
     progress = Progress()
-    log = MetricsLog(folder.path if write else None, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
+    path = folder.path if write else None
+    log = MetricsLog(path, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
     rows = prepared.splits.val
-    evaluations = None if rows is None else Evaluations(prepared, started, progress, rows, view, log)
+    evaluations = None
+    if rows is not None:
+        evaluations = Evaluations(prepared, started, progress, rows, view, log, path, prepared.keep)
     keeper = Keeper(folder.path, stages[: number + 1], started, progress, evaluations)
     view.facts([("disk", disk_in_words(keeper, prepared))])
     return Ready(prepared, stages[number + 1 :], started, progress, view, log, evaluations, keeper)
@@ -180,7 +186,7 @@ def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
         ready.view.note(f"{old} is damaged and its steps come again: it is now called {set_aside(old).name}")
     ready.view.facts([("resume", resume_in_words(ready.progress, ready.started))])
     if ready.evaluations is not None:
-        ready.view.table_head(ready.evaluations.base)
+        ready.evaluations.table_head()
 
 
 def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
@@ -198,9 +204,21 @@ def check_frozen(before: dict[str, str], after: dict[str, str]) -> int:
 
 
 def _train(ready: Ready, interrupts: Interrupts) -> None:
+    """One stage, and the proof that what it froze stood still."""
+    model, plan, keeper = ready.started.clip.model, ready.prepared.plan, ready.keeper
+    keeper.frozen = frozen_hashes(model, plan)
+    if ready.prepared.searches:
+        search_scale(
+            ready.prepared, ready.started, ready.progress, ready.evaluations, ready.view, ready.log, save=keeper.save
+        )
+    else:
+        _run_epochs(ready, interrupts)
+    ready.checked += check_frozen(keeper.frozen, frozen_hashes(model, plan))
+
+
+def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
     prepared, started, view, keeper = ready.prepared, ready.started, ready.view, ready.keeper
     config, evaluations = prepared.config, ready.evaluations
-    keeper.frozen = frozen_hashes(started.clip.model, prepared.plan)
     _encode_frozen_texts(prepared, started, view)
     set_modes(started.clip.model, prepared.plan, training=True)
     every = config.evaluate.every
@@ -226,7 +244,6 @@ def _train(ready: Ready, interrupts: Interrupts) -> None:
         raise told from error
     finally:
         batches.close()
-    ready.checked += check_frozen(keeper.frozen, frozen_hashes(started.clip.model, prepared.plan))
     if batches.bad:
         total = len(prepared.splits.train)
         view.note(f"{len(batches.bad)} of {total} training images could not be decoded and others took their place")
@@ -248,11 +265,16 @@ def _batches(prepared: Prepared, started: Started) -> TrainBatches:
 
 
 def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) -> None:
-    """All texts that training can show, where the text backbone stands still."""
+    """All texts that training can show, where the text backbone stands still, and the base's for what pulls to it."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
-    started.stepper.network.prepare_texts(
-        all_texts(rows, templates), lambda parts, total: view.watch(parts, total, "encoding the texts once, in chunks")
-    )
+    texts = all_texts(rows, templates)
+
+    def watch(parts: Iterable[int], total: int) -> Iterable[int]:
+        return view.watch(parts, total, "encoding the texts once, in chunks")
+
+    started.stepper.network.prepare_texts(texts, watch)
+    if started.stepper.regularizer.base is not None:
+        started.stepper.regularizer.base.prepare_texts(texts, watch)
 
 
 def _open_folder(folder: RunFolder, config: Config, stages: Sequence[Prepared]) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 
+from clipft.config.forgetting_schema import regularizers
+from clipft.data.captions import all_texts
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
+from clipft.train.average import Average
+from clipft.train.base import Base, base_of
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
 from clipft.train.prepare import Prepared, class_weights, classifier_for
+from clipft.train.pulls import Regularizer, regularizer
 from clipft.train.step import Stepper
 
 
@@ -28,6 +34,7 @@ class Started:
         clip: the base with its weights, and a classifier where the loss has one.
         stepper: takes a step.
         schedule: the rate at each step.
+        base: what of the base `train.regularize` needs; None without it.
     """
 
     clip: ClipModel
@@ -35,6 +42,7 @@ class Started:
     precision: Precision
     stepper: Stepper
     schedule: Schedule
+    base: Base | None
 
     @property
     def objective(self) -> Objective:
@@ -49,21 +57,30 @@ def start(prepared: Prepared) -> Started:
     if device.type == "cpu":
         keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
-    clip = build(config.model, config.run.seed)
+    clip = build(config.model, config.run.seed, classes=prepared.classes)
+    if prepared.splits.train.captions is None and prepared.loss != "classifier":
+        clip.tokenizer.know(prepared.classes, config.data.templates)
     clip.model.to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    return _settle(prepared, clip, precision, scaler)
+    base = base_of(clip, prepared.all_plans) if regularizers(config.train.regularize) else None
+    return _settle(prepared, clip, precision, scaler, base)
 
 
 def next_stage(prepared: Prepared, before: Started) -> Started:
-    """The same model under the next stage's plan; the optimiser's state stays for what stays trainable."""
-    started = _settle(prepared, before.clip, before.precision, before.stepper.scaler)
+    """The same model under the next stage's plan; the optimiser's state stays for what stays trainable.
+
+    Under `train.ema` a stage begins with the average that the one before it ended with, as a run from its checkpoint.
+    """
+    before.stepper.average.adopt()
+    started = _settle(prepared, before.clip, before.precision, before.stepper.scaler, before.base)
     if not prepared.stage.fresh_optimizer:
         carry_over(started.stepper.optimizer, before.stepper.optimizer)
     return started
 
 
-def _settle(prepared: Prepared, clip: ClipModel, precision: Precision, scaler: torch.amp.GradScaler) -> Started:
+def _settle(
+    prepared: Prepared, clip: ClipModel, precision: Precision, scaler: torch.amp.GradScaler, base: Base | None
+) -> Started:
     """What a stage needs beside its model: plan applied, loss, optimiser, schedule."""
     config, device = prepared.config, clip.logit_scale.device
     objective = _objective(prepared, clip, device, precision)
@@ -73,7 +90,7 @@ def _settle(prepared: Prepared, clip: ClipModel, precision: Precision, scaler: t
     network = Network(
         clip, prepared.plan, precision, pooled=config.loss.features == "pooled", needs_text=objective.needs_text
     )
-    _check_finite(network, clip)
+    _check_finite(network, clip, all_texts(prepared.splits.train, config.data.templates)[0])
     scale = config.model.logit_scale
     stepper = Stepper(
         network,
@@ -84,19 +101,28 @@ def _settle(prepared: Prepared, clip: ClipModel, precision: Precision, scaler: t
         config.train.micro_batch_size,
         (scale.min, scale.max),
         prepared.splits.train.images.__getitem__,
+        Regularizer() if base is None else regularizer(prepared.pulls, network, base),
+        _average(prepared, clip),
     )
     sums = prepared.arithmetic
     schedule = Schedule(config.optim.schedule, sums.steps, sums.warmup, config.optim.min_lr, prepared.stage.first_step)
     torch.manual_seed(config.run.seed)  # what dropout draws from; a stage draws as a run that begins with it
-    return Started(clip, device, precision, stepper, schedule)
+    return Started(clip, device, precision, stepper, schedule, base)
 
 
-def _check_finite(network: Network, clip: ClipModel) -> None:
-    """Refuse a tower that answers with NaN or infinity before anything is trained (P27)."""
+def _average(prepared: Prepared, clip: ClipModel) -> Average:
+    ema = prepared.config.train.ema
+    if ema is None:
+        return Average()
+    return Average({p.name: clip.model.get_parameter(p.name) for p in prepared.plan.trainable}, ema.decay)
+
+
+def _check_finite(network: Network, clip: ClipModel, text: str) -> None:
+    """Refuse a tower that answers a black picture or the text with NaN or infinity, before any training (P27)."""
     size = clip.preprocess_cfg["size"]
     height, width = (size, size) if isinstance(size, int) else size
     with torch.no_grad():
-        features = network.features(torch.zeros(1, 3, height, width), ["a photo"])
+        features = network.features(torch.zeros(1, 3, height, width), [text])
     for tower, feature in (("image", features.image), ("text", features.text)):
         if feature is not None and not bool(feature.isfinite().all()):
             name = network.precision.name
@@ -122,9 +148,10 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        prompts = class_embeddings(
-            clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
-        )
+        with nullcontext() if prepared.stage.number else clip.without_prompts():  # drawn ones would say nothing
+            prompts = class_embeddings(
+                clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
+            )
         head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, weights)

@@ -1,9 +1,9 @@
-"""One optimiser step: loss, backward, clip, update, clamp."""
+"""One optimiser step: loss, backward, clip, update, clamp, average."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from clipft.data.batches import Batch
 from clipft.errors import ClipftError
+from clipft.train.average import Average
 from clipft.train.losses import Features, Objective, Targets
 from clipft.train.network import Network
+from clipft.train.pulls import Regularizer
 from clipft.train.randomness import random_states, restore_random_states
 
 MAX_SKIPPED = 20
@@ -24,14 +26,16 @@ class StepResult:
     """What a step came to.
 
     Args:
-        loss: the batch's loss before the update.
+        loss: the batch's loss before the update, without what `train.regularize` adds.
         gradient_norm: over all trainable parameters, before clipping.
         skipped: whether a loss scaler refused the update (fp16 overflow).
+        added: what each kind of `train.regularize` added to the loss.
     """
 
     loss: float
     gradient_norm: float
     skipped: bool = False
+    added: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Stepper:
         micro_batch_size: rows encoded at once; None takes the batch whole.
         logit_scale_bounds: (min, max) of exp(logit_scale), held after each step.
         image_name: what to call a row's image in an error.
+        regularizer: what pulls back to the base.
+        average: follows the weights.
     """
 
     network: Network
@@ -57,6 +63,8 @@ class Stepper:
     micro_batch_size: int | None
     logit_scale_bounds: tuple[float, float]
     image_name: Callable[[int], str]
+    regularizer: Regularizer = field(default_factory=Regularizer)
+    average: Average = field(default_factory=Average)
     _skipped_in_a_row: int = field(init=False, default=0)
 
     def __call__(self, batch: Batch) -> StepResult:
@@ -67,11 +75,12 @@ class Stepper:
                 has moved then.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(batch)
+        loss, added = self._backward(batch)
         if not math.isfinite(loss):
             raise ClipftError(self._not_finite(f"the loss became {loss}", batch))
         self._check_gradients()
         self.scaler.unscale_(self.optimizer)
+        added |= self.regularizer.of_weights()
         norm = self._clip()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             raise ClipftError(self._not_finite(f"the gradient's norm became {norm} under a loss of {loss:.3f}", batch))
@@ -81,17 +90,28 @@ class Stepper:
         skipped = self.scaler.get_scale() < before
         self._count_skipped(skipped)
         self._hold_scale()
-        return StepResult(loss, norm, skipped)
+        if not skipped:
+            self.average.update()
+        return StepResult(loss, norm, skipped, added)
 
-    def _backward(self, batch: Batch) -> float:
+    def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """The loss, and what is added to it on features; the gradient of both goes to the parameters."""
         size = len(batch.captions)
-        if self.micro_batch_size is None or self.micro_batch_size >= size:
-            loss = self.objective(self.network.features(batch.images, batch.captions), self._targets(batch))
-            self.scaler.scale(loss).backward()
-            return float(loss.detach())
-        return self._backward_in_pieces(batch)
+        rows_at_once = min(self.micro_batch_size or size, size)
+        base = self.regularizer.base_features(batch.images, batch.captions, rows_at_once)
+        if rows_at_once == size:
+            return self._descend(self.network.features(batch.images, batch.captions), base, batch)
+        return self._backward_in_pieces(batch, base)
 
-    def _backward_in_pieces(self, batch: Batch) -> float:
+    def _descend(self, features: Features, base: Features | None, batch: Batch) -> tuple[float, dict[str, float]]:
+        """From the whole batch's features to the loss, and back to where they have their graph from."""
+        targets = self._targets(batch)
+        loss = self.objective(features, targets)
+        added = self.regularizer.of_features(features, base, targets)
+        self.scaler.scale(sum(added.values(), loss)).backward()
+        return float(loss.detach()), {kind: float(value.detach()) for kind, value in added.items()}
+
+    def _backward_in_pieces(self, batch: Batch, base: Features | None) -> tuple[float, dict[str, float]]:
         """The whole batch's gradient from pieces: features first, loss once, then each piece again with its gradient.
 
         Gradient cache: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
@@ -105,15 +125,14 @@ class Stepper:
                 states.append(random_states(self.network.device))
                 features.append(self.network.features(batch.images[piece], batch.captions[piece]))
         whole = _leaves(features)
-        loss = self.objective(whole, self._targets(batch))
-        self.scaler.scale(loss).backward()
+        loss, added = self._descend(whole, base, batch)
         end = random_states(self.network.device)
         for piece, state in zip(pieces, states, strict=True):
             restore_random_states(state, self.network.device)
             again = self.network.features(batch.images[piece], batch.captions[piece])
             backward_with(again, whole, piece)
         restore_random_states(end, self.network.device)
-        return float(loss.detach())
+        return loss, added
 
     def _targets(self, batch: Batch) -> Targets:
         device = self.network.device

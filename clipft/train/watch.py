@@ -7,9 +7,11 @@ import resource
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from clipft.model.plan import NEW
 from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
 from clipft.train.arithmetic import not_learning, scale_in_words
@@ -69,12 +71,14 @@ class Watch:
         scale = self._scale()
         memory, norm = peak_memory(self.started.device), facts.result.gradient_norm
         chance = self.started.objective.chance(len(facts.batch.captions))
+        added: dict[str, Any] = {"regularize": dict(facts.result.added)} if facts.result.added else {}
         self.log.write(
             "step",
             stage=self.prepared.stage.number,
             epoch=facts.epoch,
             step=facts.step,
             loss=facts.result.loss,
+            **added,
             chance=chance,
             lr=rates,
             logit_scale=scale,
@@ -84,7 +88,8 @@ class Watch:
             wait_s=facts.waited,
             memory_bytes=memory,
         )
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory)
+        pulls = sum(facts.result.added.values()) if facts.result.added else None
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
@@ -112,11 +117,11 @@ class Watch:
 
 
 def peak_rates(prepared: Prepared) -> dict[str, float]:
-    """The highest peak rate of each part that trains: image, text (their backbones), heads."""
-    peaks = dict.fromkeys(("image", "text", "heads"), 0.0)
+    """The highest peak rate of each part that trains: image, text (their backbones), new parameters, heads."""
+    peaks = dict.fromkeys(("image", "text", "new", "heads"), 0.0)
     for parameter in prepared.plan.trainable:
-        backbone = parameter.group not in ("projection", "classifier", "logit_scale", "logit_bias")
-        part = parameter.tower if backbone else "heads"
+        heads = parameter.group in ("projection", "classifier", "logit_scale", "logit_bias")
+        part = "new" if parameter.group in NEW else "heads" if heads else parameter.tower
         assert parameter.lr is not None  # what trains has a rate
         peaks[part] = max(peaks[part], parameter.lr)
     return {part: peak for part, peak in peaks.items() if peak}

@@ -191,7 +191,7 @@ def test_a_wrong_value_is_told_with_what_is_allowed(section: str, sentence: str)
         ("{name: V, image: {freeze_backbone: yes}}", "expected true, false or null, found 'yes'"),
         ("{name: V, text: {encoder: bert}}", "model.text.encoder: expected text such as hf:NAME or null"),
         ("{name: V, text: {encoder: 'hf:a'}}", "model.text.encoder: stands beside name: V"),
-        ("{name: V, embed_dim: 3, text: {pooling: cls}}", "has 2 mistakes"),
+        ("{name: V, text: {random: true, pooling: cls}}", "has 2 mistakes"),
         ("{name: V, logit_scale: {min: 3, max: 2}}", "model.logit_scale.min: 3 is above max: 2"),
         ("{name: V, logit_scale: {init: 200}}", "model.logit_scale.init: 200 is not between min: 1 and max: 100"),
     ],

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from clipft.config.schema import ModelConfig
 from clipft.evaluate.classify import calibration_error, classifier_metrics
 from clipft.evaluate.features import encode_texts, measuring
-from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
+from clipft.evaluate.zeroshot import base_to_novel_metrics, class_embeddings, zero_shot_metrics
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
 
@@ -124,3 +124,22 @@ def test_classifier_figures_equal_numpys(cosine: bool) -> None:
     assert found["classifier_nll"] == pytest.approx(-np.log(shares[np.arange(100), labels]).mean(), abs=1e-5)
     rest = ("mean_per_class", "nll", "ece", "confident_wrong")
     assert set(found) == {"classifier_top1", *(f"classifier_{name}" for name in rest)}
+
+
+def test_base_and_novel_rows_are_asked_among_their_own_classes() -> None:
+    """P54, P62: equal to a loop over rows; a side without rows gives no figure."""
+    images, embeddings = unit(40, 8, 1), unit(5, 8, 2)
+    labels = torch.randint(-1, 5, (40,), generator=torch.Generator().manual_seed(3))
+    novel = [1, 4]
+    right: dict[bool, list[bool]] = {False: [], True: []}
+    for image, label in zip(images, labels.tolist(), strict=True):
+        if label >= 0:
+            among = [c for c in range(5) if (c in novel) == (label in novel)]
+            right[label in novel].append(max(among, key=lambda c: float(image @ embeddings[c])) == label)
+    base, new = (np.mean(right[side]) for side in (False, True))
+    found = base_to_novel_metrics(images, embeddings, labels, novel)
+    assert found == pytest.approx({"base_top1": base, "novel_top1": new, "harmonic_mean": 2 / (1 / base + 1 / new)})
+    only_base = torch.where((labels == 1) | (labels == 4), -1, labels)
+    assert base_to_novel_metrics(images, embeddings, only_base, novel) == {}
+    wrong = base_to_novel_metrics(-embeddings[:2], embeddings[:2], torch.tensor([0, 1]), [1])
+    assert wrong["harmonic_mean"] == 1.0  # one class on each side: nothing else to say

@@ -11,7 +11,9 @@ from freeze_models import native, on_meta, plan_of
 from tiny_families import FAMILIES, build
 from torch import nn
 
+from clipft.config.additions_schema import LastBlocks, LoraConfig
 from clipft.errors import InputError
+from clipft.model.lora import add_lora
 from clipft.model.module_tree import Node, block_trees, module_tree
 from clipft.model.towers import towers_of
 
@@ -45,6 +47,18 @@ def test_vit_b_32_folds_each_towers_blocks_into_one() -> None:
     assert own["text_projection"] == ((512, 512), "text projection")
     assert own["logit_scale"] == ((), "logit_scale")
     assert "image_dropout" not in {child.name for child in tree.children}  # clipft's own, not the model's
+
+
+def test_blocks_with_lora_fold_as_far_as_they_are_alike() -> None:
+    model = on_meta("ViT-B-32")
+    image, text = towers_of(model)
+    add_lora(model, image, LoraConfig(rank=2, targets=("q", "fc"), layers=LastBlocks(last=4)))
+    blocks = at(module_tree(model, image, text), "visual", "transformer", "resblocks").children
+    assert [(node.name, node.part, node.parameters) for node in blocks] == [
+        ("(0-7)", "image blocks 0-7", 7_087_872),
+        ("(8-11)", "image blocks 8-11", 7_087_872 + 2 * (2 * 768) + 2 * (768 + 3072)),
+    ]
+    assert at(blocks[1], "attn", "lora", "q").detail == "rank=2, scaling=8, rows 0-768 of in_proj_weight"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

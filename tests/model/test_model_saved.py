@@ -279,6 +279,8 @@ def test_a_run_of_another_architecture_or_activation_is_refused(tmp_path: Path, 
     wide = write_native(tmp_path / "wide", embed_dim=48)
     with pytest.raises(InputError, match=r"run step 12 does not fit local-dir:.*wide: 2 of another shape"):
         build(ModelConfig(name=f"local-dir:{wide}", pretrained=str(tmp_path / "run")), seed=0)
+    narrowed = ModelConfig(name=f"local-dir:{wide}", pretrained=str(tmp_path / "run"), embed_dim=32)
+    assert build(narrowed, seed=0).image.embed_dim == 32  # the run has the width that is asked for
     quick = write_native(tmp_path / "quick", quick_gelu=True)
     with pytest.raises(InputError, match="QuickGELU"):
         build(ModelConfig(name=f"local-dir:{quick}", pretrained=str(tmp_path / "run")), seed=0)

@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tiny_files import write_native
+from train_runs import Begin
+
+from clipft.config.schema import Config
+from clipft.data.batches import Batch
+from clipft.model.standstill import set_modes
+from clipft.train.prepare import prepare
+from clipft.train.start import Started, start
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
@@ -60,3 +68,31 @@ def write(tiny_model: Callable[..., str], colour_folder: Callable[..., Path], tm
         return path
 
     return write
+
+
+@pytest.fixture
+def begin(tiny_model: Callable[..., str], colour_folder: Callable[..., Path]) -> Begin:
+    """Starts a four-colour run and makes it a batch of noise."""
+    folder = colour_folder()
+
+    def begin(
+        *, rows: int = 8, model: dict[str, Any] | None = None, cfg: dict[str, Any] | None = None, **sections: Any
+    ) -> tuple[Started, Batch]:
+        config = Config.model_validate(
+            {
+                "model": {"name": tiny_model(**(cfg or {})), **(model or {})},
+                "data": {"train": {"folder": str(folder)}, "val": None, "workers": 0},
+                **sections,
+                "train": {"precision": "fp32", "device": "cpu", "batch_size": rows, **sections.get("train", {})},
+            }
+        )
+        prepared = prepare(config)
+        started = start(prepared)
+        set_modes(started.clip.model, prepared.plan, training=True)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(rows, 3, 32, 32, generator=generator)
+        labels = torch.arange(rows) % 4
+        captions = [f"a photo of a {prepared.classes[i]}." for i in labels.tolist()]
+        return started, Batch(images, captions, labels, torch.arange(rows), torch.arange(rows), ())
+
+    return begin

@@ -66,6 +66,7 @@ def test_every_family_costs_what_is_said(family: str, tmp_path: Path) -> None:
         (HEADS, {"loss": {"type": "classifier", "features": "pooled", "init": "random"}}),
         (LAST, {"optim": {"name": "sgd"}, "train": {"precision": "bf16"}}),
         (HEADS, {"train": {"micro_batch_size": 6}}),
+        ({"image": {"prompt": {"length": 3, "depth": 2}}, "text": {"prompt": {"length": 4, "depth": 2}}}, {}),
     ],
     ids=str,
 )

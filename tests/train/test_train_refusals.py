@@ -1,5 +1,6 @@
 """What a run refuses or warns of before it costs anything."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from clipft.model.saved import load_saved
 from clipft.train.arithmetic import scale_in_words, warnings
 from clipft.train.folder import resolved
 from clipft.train.prepare import prepare
+from clipft.train.watch import peak_rates
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_training(write: Write) -> None:
@@ -56,6 +58,29 @@ def test_a_rate_far_above_the_methods_is_warned_of(write: Write, tmp_path: Path)
     assert any("image backbone trains at 0.005" in w for w in warned)
     assert any("heads train at 0.1" in w for w in warned)
     assert any("4 distinct captions in batches of 8" in w for w in warned)  # P21
+
+
+@pytest.mark.parametrize(
+    ("group", "usual", "much"), [("lora", 2e-4, 2e-3), ("adapter", 2.5e-3, 2e-2), ("prompt", 0.1, 0.2)]
+)
+def test_new_parameters_have_rate_limits_of_their_own(write: Write, group: str, usual: float, much: float) -> None:
+    """P29, P32: what recipes use for LoRA, adapters and prompts is far above what a backbone bears."""
+    prepared = prepare(load_config(write()).config)
+    new = next(p for p in prepared.plan.trainable if p.name == "visual.conv1.weight")
+    for rate, told in ((usual, []), (much, [f"the {group} parameters train at {much:g}"])):
+        plan = replace(prepared.plan, parameters=(replace(new, group=group, lr=rate),))
+        found = warnings(prepared.config, plan, prepared.arithmetic, loss="contrastive", pretrained=True)
+        assert [warning.split(" (optim.lr_new)")[0] for warning in found if "train at" in warning] == told
+        assert peak_rates(replace(prepared, plan=plan)) == {"new": rate}
+
+
+def test_l2sp_beside_weight_decay_is_warned_of(write: Write) -> None:
+    """P31: two pulls to two places."""
+    pull = {"regularize": {"type": "l2sp", "weight": 0.1}}
+    for decay, told in ((0.1, True), (0.0, False)):
+        prepared = prepare(load_config(write(train=pull, optim={"weight_decay": decay})).config)
+        found = warnings(prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True)
+        assert any("l2sp pulls them to the base" in warning for warning in found) is told
 
 
 def test_a_loss_at_chance_is_said(write: Write) -> None:

@@ -1,13 +1,12 @@
 """Several plans in one run: progressive unfreezing, a head first, a loss that changes."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from train_runs import Write, go, lines, said, same, stop_after, view, weights
+from train_runs import Write, go, lines, said, same, stop_after, view, weights, with_stages
 
 from clipft.config.load import load_config
 from clipft.config.stages import stage_configs
@@ -17,13 +16,6 @@ from clipft.train.prepare import prepare_stages
 
 HEADS = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
 OPEN = {"image": {"freeze_layers": 1}}
-
-
-def with_stages(path: Path, *stages: dict[str, object]) -> Path:
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    config["train"].pop("epochs")
-    path.write_text(yaml.safe_dump({**config, "stages": list(stages)}), encoding="utf-8")
-    return path
 
 
 def test_a_stage_has_what_the_run_has_but_for_its_own_keys(write: Write) -> None:

@@ -1,58 +1,15 @@
 """One step: its gradient, its refusals, its clamp."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from train_runs import Begin, gradients
 
-from clipft.config.schema import Config
-from clipft.data.batches import Batch
 from clipft.errors import ClipftError, InputError
-from clipft.model.standstill import set_modes
 from clipft.train.losses import Features
-from clipft.train.prepare import prepare
-from clipft.train.start import Started, start
 from clipft.train.step import MAX_SKIPPED
-
-Begin = Callable[..., tuple[Started, Batch]]
-
-
-@pytest.fixture
-def begin(tiny_model: Callable[..., str], colour_folder: Callable[..., Path]) -> Begin:
-    folder = colour_folder()
-
-    def begin(
-        *, rows: int = 8, model: dict[str, Any] | None = None, cfg: dict[str, Any] | None = None, **sections: Any
-    ) -> tuple[Started, Batch]:
-        config = Config.model_validate(
-            {
-                "model": {"name": tiny_model(**(cfg or {})), **(model or {})},
-                "data": {"train": {"folder": str(folder)}, "val": None, "workers": 0},
-                **sections,
-                "train": {"precision": "fp32", "device": "cpu", "batch_size": rows, **sections.get("train", {})},
-            }
-        )
-        prepared = prepare(config)
-        started = start(prepared)
-        set_modes(started.clip.model, prepared.plan, training=True)
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(rows, 3, 32, 32, generator=generator)
-        labels = torch.arange(rows) % 4
-        captions = [f"a photo of a {prepared.classes[i]}." for i in labels.tolist()]
-        return started, Batch(images, captions, labels, torch.arange(rows), torch.arange(rows), ())
-
-    return begin
-
-
-def gradients(started: Started, batch: Batch) -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    started.stepper.optimizer.zero_grad(set_to_none=True)
-    started.stepper._backward(batch)
-    return {n: p.grad.clone() for n, p in started.clip.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("cfg", [{}, {"init_logit_bias": -5.0}])

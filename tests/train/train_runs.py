@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 
 from clipft.config.load import load_config
+from clipft.data.batches import Batch
 from clipft.model.saved import load_saved
 from clipft.report.train_view import TrainView
 from clipft.train.run import Finished, train
+from clipft.train.start import Started
 
 Write = Callable[..., Path]
 """Writes a config of a four-colour run; sections are merged over it."""
+
+Begin = Callable[..., tuple[Started, Batch]]
+"""Starts a four-colour run and makes it a batch of noise; sections are merged over its config."""
 
 
 def view() -> TrainView:
@@ -43,6 +49,20 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def gradients(started: Started, batch: Batch) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    started.stepper.optimizer.zero_grad(set_to_none=True)
+    started.stepper._backward(batch)
+    return {n: p.grad.clone() for n, p in started.clip.model.named_parameters() if p.grad is not None}
+
+
+def with_stages(path: Path, *stages: dict[str, object]) -> Path:
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["train"].pop("epochs")
+    path.write_text(yaml.safe_dump({**config, "stages": list(stages)}), encoding="utf-8")
+    return path
 
 
 class StoppedError(Exception):

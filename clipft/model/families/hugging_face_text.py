@@ -90,6 +90,16 @@ class HuggingFaceText(Tower):
         """Nothing to do: the encoder has positions to spare, and the tokenizer cuts at the new length."""
         return ""
 
+    def new_projection(self, width: int) -> None:
+        text, pooled = self.text, self.pooled_width
+        if isinstance(text.proj, nn.Sequential):
+            inner = (pooled + width) // 2
+            first, last = nn.Linear(pooled, inner, bias=False), nn.Linear(inner, width, bias=False)
+            text.proj = nn.Sequential(first, nn.GELU(), last)
+        else:
+            text.proj = nn.Linear(pooled, width, bias=False)
+        text.output_dim = width
+
     def _finish(self, hidden: Hidden) -> Tensor:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -107,6 +117,7 @@ class HuggingFaceText(Tower):
 class BertText(HuggingFaceText):
     """BERT, RoBERTa and XLM-R."""
 
+    word_table = f"{_PREFIX}.embeddings.word_embeddings"
     _targets = MappingProxyType(
         {
             "attention.self.query": "q",
@@ -152,6 +163,7 @@ class BertText(HuggingFaceText):
 class Mt5Text(HuggingFaceText):
     """mT5's encoder: positions are a bias of the attention, learnt in block 0 and used by all."""
 
+    word_table = f"{_PREFIX}.embed_tokens"
     _targets = MappingProxyType(
         {
             **{f"layer.0.SelfAttention.{target}": target for target in ("q", "k", "v", "o")},
@@ -204,6 +216,7 @@ class Mt5Text(HuggingFaceText):
 class M2m100Text(HuggingFaceText):
     """M2M100's encoder, NLLB's too. Its LayerDrop is left out: it would leave random blocks without gradient."""
 
+    word_table = f"{_PREFIX}.embed_tokens"
     _targets = MappingProxyType(
         {
             **{f"self_attn.{target}_proj": target for target in ("q", "k", "v")},

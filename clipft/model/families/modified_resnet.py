@@ -60,6 +60,12 @@ class ModifiedResNetImage(Tower):
         visual.image_size = new_size[0]
         return resized_note(old_size, new_size, (old, new))
 
+    def new_projection(self, width: int) -> None:
+        new = nn.Linear(self.pooled_width, width)
+        nn.init.normal_(new.weight, std=self.pooled_width**-0.5)
+        self.visual.attnpool.c_proj = new
+        self.visual.output_dim = width
+
     def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual.stem(inputs))  # (B, C, H, W)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
@@ -18,12 +19,14 @@ from clipft.model.families.common import (
     pair,
     projection_facts,
 )
-from clipft.model.families.positions import grid_of, replaced, resample_grid, resized_note
+from clipft.model.families.positions import grid_of, refused, replaced, resample_grid, resized_note
 from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Tower
 
 
 class NativeImage(Tower):
     """A VisionTransformer, pooled by class token, mean or attention, or (`pool_type: none`) not at all."""
+
+    prefix_tokens = 1  # the class token
 
     def __init__(self, model: nn.Module, visual: Any, dropout: float) -> None:
         self.visual = visual
@@ -58,6 +61,15 @@ class NativeImage(Tower):
         visual.image_size, visual.grid_size = new_size, new
         kind = "learnt positions" if positions.requires_grad else "fixed positions"
         return resized_note(old_size, new_size, (old, new), kind)
+
+    def new_projection(self, width: int) -> None:
+        visual = self.visual
+        if visual.attn_pool is not None and width != self.embed_dim:
+            raise refused(self.family, f"model.embed_dim: {width}", "its attention pool is as wide as the shared space")
+        # open_clip: of a variance that the width of the tokens gives, not that of the pooled feature
+        scale = visual.conv1.out_channels**-0.5
+        visual.proj = nn.Parameter(scale * torch.randn(self.pooled_width, width))
+        visual.output_dim = width
 
     def _embed(self, inputs: Tensor) -> Hidden:
         return Hidden(self.visual._embeds(inputs))  # (B, L, W)

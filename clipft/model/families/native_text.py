@@ -37,6 +37,7 @@ class NativeText(Tower):
         self, model: nn.Module, text: Any, dropout: float, *, pooling: str, eos: int, prefix: str = ""
     ) -> None:
         self.text, self._pooling, self._eos = text, pooling, eos
+        self.word_table = f"{prefix}token_embedding"
         layout = Layout(
             prefix,
             tuple(f"{prefix}{name}" for name in ("token_embedding", "positional_embedding", "cls_emb")),
@@ -87,6 +88,20 @@ class NativeText(Tower):
         if text.attn_mask is None:  # a token sees the padding, and there is less of it or more
             how += ", and every text's features change, since this tower sees the padding"
         return f"model.context_length: {size} tokens in place of {old}; {how}"
+
+    def new_projection(self, width: int) -> None:
+        text, std = self.text, self.pooled_width**-0.5
+        old = text.text_projection
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(self.pooled_width, width, bias=old.bias is not None)
+            nn.init.normal_(new.weight, std=std)
+            if new.bias is not None:
+                nn.init.zeros_(new.bias)
+            text.text_projection = new
+        else:
+            text.text_projection = nn.Parameter(std * torch.randn(self.pooled_width, width))
+        if hasattr(text, "output_dim"):  # open_clip's CLIP class has no such fact
+            text.output_dim = width
 
     def _embed(self, inputs: Tensor) -> Hidden:
         text = self.text

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
@@ -30,6 +31,7 @@ class TimmImage(Tower):
         if "pool" in visual.head._modules or pool not in POOLED:
             raise unsupported("image", f"timm's {kind} pooled by open_clip's own attention ({pool or 'in its head'})")
         self._kind = known = _KINDS[kind]
+        self.prefix_tokens = trunk.num_prefix_tokens if known.is_vit and not known.fixed_size else None
         blocks = known.blocks
         if len(blocks) == 1:
             blocks = numbered(blocks[0], getattr(trunk, blocks[0]))
@@ -69,6 +71,24 @@ class TimmImage(Tower):
         visual.set_input_size(new_size)  # timm resamples learnt positions and makes rotary ones anew
         learnt = (old, trunk.patch_embed.grid_size) if getattr(trunk, "pos_embed", None) is not None else None
         return resized_note(old_size, new_size, learnt)
+
+    def new_projection(self, width: int) -> None:
+        visual, old = self.visual, self.visual.trunk.get_classifier()
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, width, bias=old.bias is not None)
+            nn.init.trunc_normal_(new.weight, std=0.02)  # as timm's networks draw their classifiers
+            if new.bias is not None:
+                nn.init.zeros_(new.bias)
+            path = next(name for name, module in visual.trunk.named_modules() if module is old)
+            visual.trunk.set_submodule(path, new)
+            visual.trunk.num_classes = width
+        elif "mlp" in visual.head._modules:
+            old = visual.head.mlp
+            bias = (True, old.fc2.bias is not None)
+            visual.head.mlp = Mlp(old.fc1.in_features, 2 * width, width, drop=(old.drop1.p, old.drop2.p), bias=bias)
+        else:
+            old = visual.head.proj
+            visual.head.proj = nn.Linear(old.in_features, width, bias=old.bias is not None)
 
     def matrices(self, block: int) -> Sequence[Matrix]:
         path = self.block_paths[block]

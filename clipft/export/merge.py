@@ -1,0 +1,34 @@
+"""New parameters put into the weights they stand beside, so that the model is an ordinary open_clip model again."""
+
+from __future__ import annotations
+
+from clipft.errors import ClipftError
+from clipft.export.read import probe
+from clipft.model.build import ClipModel
+from clipft.model.lora import has_lora, merge_lora
+
+SAME = 1e-5
+"""How far a normalised feature may be from that of the model with its LoRA unmerged."""
+
+
+def merge(clip: ClipModel) -> str:
+    """Merge LoRA in place, where the model has any; returns how the features compared, else nothing.
+
+    Args:
+        clip: the model as it was loaded for this, in evaluation mode; nobody else has it.
+
+    Raises:
+        ClipftError: the merged model answers otherwise (P51).
+    """
+    if not has_lora(clip.model):
+        return ""
+    before = probe(clip.model, clip.tokenizer)
+    merge_lora(clip.model, clip.image, clip.text)
+    after = probe(clip.model, clip.tokenizer)
+    difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+    if not difference <= SAME:
+        raise ClipftError(
+            f"the model with its LoRA merged gives features that differ by {difference:.1g} from the run's, more than "
+            f"{SAME:g}: nothing was written; if weights have grown very large, take an earlier checkpoint of the run"
+        )
+    return f"LoRA merged into the weights: normalised features differ by at most {difference:.1e}; "

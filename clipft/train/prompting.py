@@ -1,0 +1,31 @@
+"""Which rows prompt vectors among words can be trained and measured on."""
+
+from __future__ import annotations
+
+from clipft.config.additions_schema import TextPromptConfig
+from clipft.data.rows import Rows
+from clipft.errors import InputError
+
+_KEY = "model.text.prompt"
+
+
+def check_prompt(config: TextPromptConfig | None, rows: Rows, key: str) -> None:
+    """Refuse rows without class names where vectors stand around the name or belong to the class.
+
+    Args:
+        config: `model.text.prompt`.
+        rows: to train or to measure on.
+        key: where they were named.
+
+    Raises:
+        InputError: they have captions, or a row has no class.
+    """
+    if config is None or (config.position == "end" and not config.class_specific):
+        return
+    asks = "class_specific: true" if config.class_specific else f"position: {config.position}"
+    instead = "write class_specific: false and position: end, which works in front of any text"
+    if rows.captions is not None:
+        raise InputError(f"{_KEY}.{asks} needs class names, and {key} ({rows.name}) has captions; {instead}")
+    without = 0 if rows.labels is None else int((rows.labels < 0).sum())
+    if without:
+        raise InputError(f"{_KEY}.{asks} needs a class for each row, and {without} of {key} have none; {instead}")
