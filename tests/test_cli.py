@@ -15,7 +15,7 @@ from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    *("train", "overfit", "freeze-report", "inspect", "models", "schema"),
+    *("init", "train", "overfit", "freeze-report", "inspect", "models", "schema"),
     *("evaluate", "embed", "predict", "export", "interpolate", "soup"),
 )
 
@@ -264,9 +264,44 @@ def test_train_evaluate_predict_and_export(
     assert (tmp_path / "soup" / "open_clip_config.json").exists()
 
 
+@pytest.mark.parametrize("goal", ["classify", "retrieve"])
+def test_a_first_config_is_reported_and_rehearsed(
+    run: Run, tiny_native: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str
+) -> None:
+    """P70: from data to a run by what is printed."""
+    monkeypatch.chdir(tmp_path)
+    data = str(tiny_photos)
+    if goal == "retrieve":
+        rows = (f"{tiny_photos}/{name}/{i}.png,number {i} in {name}" for name in ("red", "blue") for i in range(4))
+        data = "captions.csv"
+        Path(data).write_text("\n".join(["image,caption", *rows]))
+    code, out, err = run("init", "--data", data, "--model", f"local-dir:{tiny_native}")
+    assert code == 0
+    assert "note: with this saved as config.yaml, next: clipft freeze-report config.yaml" in err
+    Path("config.yaml").write_text(out)
+    code, out, _ = run("freeze-report", "config.yaml")
+    assert (code, out.startswith("strategy  ")) == (0, True)
+    sets = ("--set", "train.device=cpu", "--set", "train.precision=fp32", "--set", "data.workers=0")
+    code, _, err = run("train", "config.yaml", "--dry-run", *sets)
+    assert (code, "Nothing was written" in " ".join(err.split())) == (0, True)
+
+
+def test_an_older_config_is_written_anew(run: Run, tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("encoder_configs: {text: {model_name: bert}}\nlearning_rate: 1e-4\n")
+    code, out, err = run("init", "--from", old)
+    assert (code, err) == (0, "")
+    assert "encoder: hf:bert" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("init",), "--data: name a folder of images or a table"),
+        (("init", "--data", "x", "--from", "y"), "--from and --data: an older file says all itself"),
+        (("init", "--data", "nowhere"), "--data: nowhere does not exist"),
+        (("init", "--data", "builtin:hands", "--pretrained", "openai"), "name it with --model"),
+        (("init", "--data", "builtin:hands,count=9", "--model", "ViT-B-33"), "--model: open_clip has no architecture"),
         (("predict", "runs/none", "a.jpg"), "does not exist"),
         (("predict", "runs/none"), "name at least one image"),
         (("evaluate", "nothing.yaml"), "does not exist"),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipft.cli import looking, mixing, training, using
+from clipft.cli import looking, mixing, starting, training, using
 from clipft.cli.app import app, main
 
 __all__ = ["app", "main"]
 
 COMMANDS: tuple[Callable[..., None], ...] = (
+    starting.init,
     training.train,
     training.overfit,
     training.freeze_report,
