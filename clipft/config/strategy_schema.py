@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
 from clipft.config.values import Section
 
@@ -167,7 +166,7 @@ class _AsWritten:
     """The JSON schema of all three forms: a word, a section, a list of these."""
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         section = handler(core)["items"]
         word = {"type": "string", "enum": list(STRATEGIES)}
         return {"anyOf": [word, section, {"type": "array", "items": {"anyOf": [word, section]}}]}
