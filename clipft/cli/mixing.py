@@ -82,18 +82,19 @@ def interpolate(
     compute = Compute(place, lambda: chosen.autocast(place), batch_size)
     with show_steps(" looking at images") as watch:
         found = run_through(between, alphas, sources, compute=compute, choose=chooser, watch=watch)
+    console = result()
+    if not as_json:
+        console.print(interpolation_view(found))  # first, so that no export that fails takes it along
+    if picture is not None:
+        write_whole(picture, lambda path: write_curve(found, path))
     written: Written | None = None
     if folder is not None:
         point = found.points[found.chosen]
         written = export_model(between.at(point.alpha, point.measured), run, folder, to="open_clip")
         write_whole(folder / "interpolation.svg", lambda path: write_curve(found, path))
-    if picture is not None:
-        write_whole(picture, lambda path: write_curve(found, path))
     if as_json:
         typer.echo(json.dumps({**found.to_json(), "out": None if folder is None else str(folder)}, indent=1))
         return
-    console = result()
-    console.print(interpolation_view(found))
     if picture is not None:
         console.print(f" wrote {picture}", markup=False, soft_wrap=True)
     if written is not None:
@@ -145,13 +146,14 @@ def soup(
     compute = Compute(place, lambda: chosen.autocast(place), batch_size)
     with show_steps(" looking at images") as watch:
         found = cook(pot, source, recipe="greedy" if greedy else "uniform", compute=compute, watch=watch)
+    console = result()
+    if not as_json:
+        console.print(soup_view(found))
     written = export_model(serve(pot, found), runs[found.taken[0]], folder, to="open_clip")
     if as_json:
         typer.echo(json.dumps({**found.to_json(), "out": str(folder)}, indent=1))
-        return
-    console = result()
-    console.print(soup_view(found))
-    console.print(export_view(written), soft_wrap=True)
+    else:
+        console.print(export_view(written), soft_wrap=True)
 
 
 def read_alphas(words: str) -> list[float]:

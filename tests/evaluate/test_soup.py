@@ -126,15 +126,16 @@ def test_prompt_vectors_of_one_seed_are_averaged_too(train_colours: Any, tiny_na
 
 
 def test_runs_that_do_not_fit_together_are_refused(
-    train_colours: Any, three_runs: tuple[Path, ...], make_run: Any, tiny_native: Path, tiny_timm_bert: Path
+    three_runs: tuple[Path, ...], make_run: Any, tiny_native: Path, tiny_timm_bert: Path
 ) -> None:
     one, other, _ = names(three_runs)
     with pytest.raises(InputError, match=r"cannot be averaged with .*: another architecture"):
         open_pot([one, str(make_run(tiny_timm_bert))], None, CPU)
+    onward = {"name": f"local-dir:{tiny_native}", "pretrained": other}
     with pytest.raises(InputError, match="another base"):
-        open_pot([one, str(train_colours(tiny_native, model={"pretrained": other}, train={"epochs": 1}))], None, CPU)
+        open_pot([one, str(make_run(tiny_native, model=onward))], None, CPU)
     with pytest.raises(InputError, match="another classifier"):
-        open_pot([one, str(train_colours(tiny_native, loss={"type": "classifier"}, train={"epochs": 1}))], None, CPU)
+        open_pot([one, str(make_run(tiny_native, loss="classifier"))], None, CPU)
     heads = [str(make_run(tiny_native, loss="classifier", features="pooled", run={"seed": seed})) for seed in (0, 1)]
     with pytest.raises(InputError, match=r"a classifier drawn from another run.seed \(1, not 0\)"):
         open_pot(heads, None, CPU)
@@ -152,28 +153,16 @@ def test_runs_that_do_not_fit_together_are_refused(
         open_pot([one], None, CPU)
 
 
-def test_runs_with_other_validation_rows_need_data(
-    train_colours: Any, three_runs: tuple[Path, ...], tiny_native: Path, colours: Path
-) -> None:
+def test_runs_with_other_validation_rows_need_data(make_run: Any, tiny_native: Path, tiny_photos: Path) -> None:
     """P56: what one held out, another has trained on."""
-    runs = [
-        str(
-            train_colours(
-                tiny_native,
-                data={"val": 0.25},
-                run={"seed": seed, "dir": f"{three_runs[0]}-{seed}"},
-                train={"epochs": 1},
-            )
-        )
-        for seed in (0, 1)
-    ]
+    runs = [str(make_run(tiny_native, run={"seed": seed})) for seed in (0, 1)]
     pot = open_pot(runs, None, CPU)
     with pytest.raises(InputError, match=r"--data: .* hold out other rows, since run.seed differs"):
         cook(pot, None, recipe="greedy", compute=COMPUTE)
     uniform = cook(pot, None, recipe="uniform", compute=COMPUTE)
     assert uniform.measured is None
     assert "nothing was measured" in uniform.notes[0]
-    trained = cook(pot, FolderSource(folder=str(colours / "train")), recipe="uniform", compute=COMPUTE)
+    trained = cook(pot, FolderSource(folder=str(tiny_photos)), recipe="uniform", compute=COMPUTE)
     assert any("no held-out figures" in note for note in trained.notes)
 
 
@@ -188,17 +177,18 @@ def test_the_table_fits_80_columns(three_runs: tuple[Path, ...]) -> None:
         assert sum("taken" in line for line in lines) == len(found.taken)
 
 
-def test_lora_is_averaged_as_the_product_that_it_makes(tiny_native: Path, make_run: Any, train_colours: Any) -> None:
+def test_lora_is_averaged_as_the_product_that_it_makes(tiny_native: Path, tiny_photos: Path, make_run: Any) -> None:
     """Factors drawn from two seeds have no meaningful mean; the matrices that they make have."""
-    lora = {"image": {"lora": {"rank": 2}}, "text": {"lora": {"rank": 4, "targets": ["q", "fc"]}}}
-    runs = [train_colours(tiny_native, model=lora, run={"seed": seed}, train={"epochs": 1}) for seed in (0, 1)]
+    towers = {"image": {"lora": {"rank": 2}}, "text": {"lora": {"rank": 4, "targets": ["q", "fc"]}}}
+    lora = {"name": f"local-dir:{tiny_native}", **towers}
+    runs = [make_run(tiny_native, model=lora, run={"seed": seed}) for seed in (0, 1)]
     pot = open_pot([str(run) for run in runs], None, CPU)
     merged = []
     for run in runs:
         clip = load_saved(run).clip
         merge_lora(clip.model, clip.image, clip.text)
         merged.append(clip.model.state_dict())
-    found = cook(pot, None, recipe="uniform", compute=COMPUTE)
+    found = cook(pot, FolderSource(folder=str(tiny_photos)), recipe="uniform", compute=COMPUTE)
     for name, tensor in serve(pot, found).clip.model.state_dict().items():
         expected = torch.stack([state[name] for state in merged]).double().mean(dim=0).to(tensor.dtype)
         assert torch.equal(tensor, expected), name
