@@ -140,7 +140,7 @@ def main() -> int:
     for way, setting, photos, data, draw in runs(wanted, options):
         key = (way.name, photos, data, draw, setting)
         if key not in rows:
-            base = native if way.native else options.base
+            base: Path = native if native is not None and way.native else options.base
             rows[key] = run(way, setting, photos, data, draw, base, options)
             with (options.out / "rows.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(rows[key])) + "\n")

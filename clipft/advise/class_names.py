@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clipft.data.names import is_text
+
 NUMBERS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -39,7 +41,7 @@ def wording(classes: Sequence[str]) -> Wording:
     spoken = {name: _spoken(word) for name, word in zip(classes, words, strict=True)}
     if len(set(spoken.values())) < len(spoken):
         spoken = {}
-    changed = {name: word for name, word in spoken.items() if word != name}
+    changed = {name: word for name, word in spoken.items() if word != name and is_text(name)}
     codes = tuple(name for name in classes if re.fullmatch(r"[A-Za-z]{0,6}[ _-]?\d+", spoken.get(name, name)))
     changed = {name: word for name, word in changed.items() if name not in codes}
     return Wording(changed, "words" if changed else "", codes)

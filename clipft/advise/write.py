@@ -215,6 +215,8 @@ def _evaluate(page: Page, of: Written) -> None:
     page.say(f"After each epoch the figures of val are shown; the checkpoint best in {WORDS[best]} is kept:", indent=2)
     page.say(f"{meaning}.", indent=2)
     page.put("best", best, indent=2)
+    page.say("To see what is forgotten, name other data, which are measured too:", indent=2)
+    page.say_as_it_is("keep: {folder: my/other/photos}", indent=2)
 
 
 def _unequal(of: Written) -> bool:

@@ -130,7 +130,7 @@ def _tree_of(keys: Iterable[StrategyKey]) -> Node:
 
 
 def _leaf(value: Any) -> Node:
-    return Node({}, None) if value == {} else Node(value, None)
+    return Node({key: _leaf(below) for key, below in value.items()} if isinstance(value, dict) else value, None)
 
 
 def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt
 from pydantic.json_schema import JsonSchemaValue
 
-from clipft.config.values import Section
+from clipft.config.values import PositiveFloat, Section
 
 TowerName = Literal["image", "text"]
 TowerNames = Annotated[tuple[TowerName, ...], Field(strict=False, min_length=1)]
@@ -52,6 +52,8 @@ class Heads(Section):
 
     name: Literal["heads"]
     """The strategy."""
+    pull: PositiveFloat | None = None
+    """Weight of a pull to the projections' start (train.regularize: l2sp; ProLIP: 1 / shots); null has none."""
 
 
 class LastLayers(Section):

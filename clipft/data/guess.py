@@ -17,7 +17,7 @@ from clipft.config.paths import missing_path
 from clipft.config.source_schema import SOURCES, FolderSource, SidecarSource, Source, TableSource
 from clipft.data.folders import SPLITS, hidden, walk
 from clipft.data.images import SUFFIXES
-from clipft.data.names import counted, natural_key, some
+from clipft.data.names import counted, is_text, natural_key, some
 from clipft.data.sources import parse_data_option
 from clipft.data.table_guess import VAL, guess_table
 from clipft.errors import InputError
@@ -48,6 +48,8 @@ def guess_sources(text: str) -> Guess:
     Raises:
         InputError: nothing of this kind is there; the sentence says what is.
     """
+    if not is_text(text):
+        raise InputError(f"--data: {text!r} is not UTF-8, and a config is; rename the folder or file")
     kind, colon, rest = text.partition(":")
     if colon and kind in SOURCES and rest:
         return _named(text, kind, rest)

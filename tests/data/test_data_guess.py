@@ -119,5 +119,7 @@ def test_a_table_that_does_not_tell_its_columns(tmp_path: Path) -> None:
         guess_sources(path)
     with pytest.raises(InputError, match="nowhere does not exist"):
         guess_sources("nowhere")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        guess_sources("a\udcff")
     with pytest.raises(InputError, match=r"a\.jpg is no table"):
         guess_sources(str(files(tmp_path, ["a.jpg"]) / "a.jpg"))
