@@ -10,9 +10,14 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from safetensors.torch import save_file
+from tiny_families import FAMILIES
+from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
 
 from clipft.config.load import load_config
+from clipft.config.schema import ModelConfig
 from clipft.data.batches import Batch
+from clipft.model.build import build
 from clipft.model.saved import load_saved
 from clipft.report.train_view import TrainView
 from clipft.train.run import Finished, train
@@ -23,6 +28,28 @@ Write = Callable[..., Path]
 
 Begin = Callable[..., tuple[Started, Batch]]
 """Starts a four-colour run and makes it a batch of noise; sections are merged over its config."""
+
+
+VOCABULARY = 49408  # of open_clip's own tokenizer
+
+
+def write_base(family: str, folder: Path, *, weights: bool = False) -> Path:
+    """A local-dir: of the family's architecture, with a tokenizer of its own where it needs one."""
+    folder.mkdir()
+    cfg = FAMILIES[family](folder)
+    text = cfg["text_cfg"]
+    if name := text.get("hf_model_name"):
+        encoder = json.loads((Path(name) / "config.json").read_text())
+        write_word_tokenizer(folder, encoder["pad_token_id"])
+        text["context_length"] = 16
+    else:
+        text |= {"vocab_size": VOCABULARY} | ({"eos_id": VOCABULARY - 1} if text.get("pool_type") == "eos" else {})
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
+    write_open_clip(folder, cfg, preprocess)
+    if weights:
+        model = build(ModelConfig(name=f"local-dir:{folder}"), seed=5).model
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
 
 
 def view() -> TrainView:
