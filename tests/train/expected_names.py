@@ -27,8 +27,7 @@ STILL = {  # where something trains under no strategy
     "coca, pools in parallel": r"text_decoder\.|visual\.attn_pool\.",  # the captioning loss's own pool
 }
 DECODER = r"text_decoder\."
-WITHOUT_GRADIENT = re.compile(r".*\b(?:key|k_proj|k_norm|ln_k)\.bias$")
-"""Adding the same to all keys changes no attention: the true gradient is zero."""
+_KEY_BIAS = re.compile(r".*\b(?:key|k_proj|k_norm|ln_k)\.bias$")
 
 MATRICES = (  # the end of a weight's name; the module that gets LoRA; the targets in it
     ("attn.in_proj_weight", "attn", "qkv"),
@@ -117,6 +116,16 @@ def adapters(names: Collection[str]) -> set[str]:
         f"{block}adapter_{branch}.{layer}" for block in blocks for branch in ("attn", "mlp") for layer in ("down", "up")
     ]
     return {f"{place}.{kind}" for place in places for kind in ("weight", "bias")}
+
+
+def without_gradient(family: str, names: Collection[str]) -> set[str]:
+    """Those whose true gradient is zero, so that they may stand still although they train.
+
+    Adding the same to all keys changes no attention. A class token has no relative position, and nothing else of the
+    last block is pooled where it is.
+    """
+    unseen = re.compile(r"visual\.trunk\.blocks\.2\.attn\.rel_pos\." if family == "timm relpos" else r"(?!)")
+    return {name for name in names if _KEY_BIAS.match(name) or unseen.match(name)}
 
 
 def statistics(trained: Collection[str], buffers: Collection[str]) -> set[str]:

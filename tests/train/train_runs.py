@@ -19,7 +19,9 @@ from clipft.config.schema import ModelConfig
 from clipft.data.batches import Batch
 from clipft.model.build import build
 from clipft.model.saved import load_saved
+from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
+from clipft.train.prepare import Prepared
 from clipft.train.run import Finished, train
 from clipft.train.start import Started
 
@@ -76,6 +78,26 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def tensors(started: Started) -> dict[str, torch.Tensor]:
+    """A copy of every parameter and buffer."""
+    model = started.clip.model
+    return {n: t.detach().clone() for own in (model.named_parameters(), model.named_buffers()) for n, t in own}
+
+
+def few_steps(prepared: Prepared, started: Started, count: int) -> None:
+    """Optimiser steps at the peak rates, on pictures of noise and prompts of the classes."""
+    set_modes(started.clip.model, prepared.plan, training=True)
+    size = started.clip.preprocess_cfg["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(8)
+    labels = rows % len(prepared.classes)
+    captions = [f"a photo of a {prepared.classes[i]}." for i in labels.tolist()]
+    for _ in range(count):
+        images = torch.randn(8, 3, height, width, generator=generator)
+        started.stepper(Batch(images, captions, labels, rows, rows, ()))
 
 
 def gradients(started: Started, batch: Batch) -> dict[str, torch.Tensor]:
