@@ -15,7 +15,7 @@ from clipft.export.read import is_export, read_export
 from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.saved import Which, load_saved
+from clipft.model.saved import SavedModel, Which, load_saved
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
@@ -82,7 +82,7 @@ def open_target(name: str, which: Which | None = None, *, need_data: bool = Fals
         )
     if is_export(path):
         return _exported(name, path)
-    return _saved(name, path, which)
+    return target_of(name, load_saved(path, which))
 
 
 def _plain(name: str, model: str) -> Target:
@@ -123,8 +123,8 @@ def _exported(name: str, path: Path) -> Target:
     )
 
 
-def _saved(name: str, path: Path, which: Which | None) -> Target:
-    saved = load_saved(path, which)
+def target_of(name: str, saved: SavedModel) -> Target:
+    """A run's model as a target."""
     return Target(
         name,
         tuned=True,

@@ -140,6 +140,7 @@ def facts_of(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> 
         logit_scale=float(clip.model.get_parameter("logit_scale").detach().exp()),
         metrics=state["metrics"],
         fingerprint=fingerprint(clip.model, clip.tokenizer),
+        mixed=state.get("mixed"),
     )
 
 

@@ -63,6 +63,7 @@ class Facts:
         logit_scale: exp() of the weight.
         metrics: the figures at that step.
         fingerprint: recomputed by `clipft.load`.
+        mixed: where it is no run's own model, what it was mixed from: {"alpha"} or {"soup", "runs"}, and the figures.
     """
 
     run: str
@@ -79,6 +80,7 @@ class Facts:
     logit_scale: float
     metrics: dict[str, float]
     fingerprint: Fingerprint
+    mixed: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -87,7 +89,7 @@ class Facts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:
         """As it was written; raises KeyError or TypeError where it was not."""
-        values = {name: values[name] for name in cls.__dataclass_fields__}
+        values = {name: values[name] for name in cls.__dataclass_fields__ if name != "mixed" or name in values}
         lists = {name: tuple(values[name]) for name in ("classes", "templates")}
         marks = values["fingerprint"]
         fingerprint = Fingerprint(tuple(marks["image"]), tuple(marks["text"]), marks["tokens"])

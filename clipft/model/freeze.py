@@ -45,7 +45,7 @@ def make_plan(
     Args:
         model: on any device, with its classifier where the loss has one.
         name: what the user called the model.
-        loss: contrastive, siglip or classifier.
+        loss: contrastive, siglip, zero_shot or classifier.
         features: what a classifier sees, projected or pooled.
         optim: rates and decay.
 
@@ -199,7 +199,7 @@ def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, .
 
 def _scale_rules(places: Mapping[str, tuple[str, str]], config: LogitScaleConfig, loss: str) -> dict[str, str]:
     """Why logit_scale and logit_bias are frozen, where they are."""
-    unseen = {"classifier": _SCALES, "contrastive": ("logit_bias",), "siglip": ()}[loss]
+    unseen = {"classifier": _SCALES, "siglip": ()}.get(loss, ("logit_bias",))
     rules = {}
     for name, (_, group) in places.items():
         if group in unseen:
@@ -212,10 +212,8 @@ def _scale_rules(places: Mapping[str, tuple[str, str]], config: LogitScaleConfig
 def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -> list[str]:
     """What a person may not expect of the heads."""
     notes = []
-    if heads.get("logit_bias") == NOT_IN_LOSS and loss == "contrastive":  # P23
-        notes.append(
-            f"logit_bias is frozen: a contrastive loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has"
-        )
+    if heads.get("logit_bias") == NOT_IN_LOSS and loss != "classifier":  # P23
+        notes.append(f"logit_bias is frozen: a {loss} loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has")
     if set(trainable) and set(trainable) <= set(_SCALES):
         names = " and ".join(sorted(trainable))
         notes.append(f"nothing but {names} trains: no feature will change")

@@ -106,10 +106,10 @@ def one_search(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
 def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, pretrained: bool) -> list[str]:
     """What is allowed but seldom meant, each in a sentence with its number."""
     found = []
-    if loss != "classifier" and arithmetic.distinct < arithmetic.batch_size:
+    if loss in ("contrastive", "siglip") and arithmetic.distinct < arithmetic.batch_size:
         found.append(
             f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows that say the same "
-            "count as positives of each other; with so few captions loss.type: classifier may do better"
+            "count as positives of each other; with so few captions loss.type: zero_shot or classifier may do better"
         )
     if config.optim.name != "adamw" and config.optim.weight_decay > 1e-3:
         found.append(

@@ -54,6 +54,7 @@ NO_SCALE = {"model.logit_scale.train": False}
             },
         ),
         ("heads", {**STILL, "optim.lr_heads": 1e-4}),
+        ({"name": "heads", "pull": 0.25}, {"train.regularize": {"type": "l2sp", "weight": 0.25}}),
         (
             {"name": "last_layers", "n": {"text": 1}, "norm": False, "projections": False, "logit_scale": False},
             {
