@@ -80,6 +80,7 @@ NO_SCALE = {"model.logit_scale.train": False}
     ],
 )
 def test_what_a_strategy_stands_for(strategy: object, stands_for: dict[str, object]) -> None:
+    """P29: rates among them, each strategy's own."""
     assert stands_for.items() <= keys(strategy).items() or stands_for == keys(strategy)
 
 
@@ -118,6 +119,20 @@ def test_every_pair_works_or_is_refused_with_a_sentence(one: str, other: str) ->
         for pair in (f"[{one}, {other}]", f"[{other}, {one}]"):
             with pytest.raises(ConfigError, match=sentence):
                 load(f"strategy: {pair}")
+
+
+@pytest.mark.parametrize(
+    "text_alone",
+    [
+        {"name": "lora", "towers": ["text"]},
+        {"name": "adapter", "towers": ["text"]},
+        {"name": "last_layers", "n": {"text": 1}},
+    ],
+    ids=lambda strategy: str(strategy["name"]),
+)
+def test_what_trains_the_text_tower_alone_is_nothing_to_a_linear_probe(text_alone: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{text_alone['name']} trains the text tower alone, which linear_probe's"):
+        keys(["linear_probe", text_alone])
 
 
 def test_written_keys_win_over_the_strategy() -> None:

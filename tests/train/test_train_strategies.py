@@ -87,7 +87,7 @@ def ready(base: Callable[[str], Base], colour_folder: Callable[..., Path], tmp_p
 def test_what_a_strategy_names_trains_and_moves(
     family: str, strategy: str, ready: Ready, base: Callable[[str], Base]
 ) -> None:
-    """P15, P17, P54: names by the libraries' own layout; where a tower can have nothing new, the other one has."""
+    """P15, P17, P49, P54: names by the libraries' own layout; where a tower can have nothing new, the other one has."""
     cannot, key = NOT_IN_IMAGE.get(strategy, ((), ""))
     towers: tuple[str, ...] = ("image", "text") if strategy in NOT_IN_IMAGE else ()
     if family in cannot:
