@@ -167,8 +167,9 @@ def _refused_by_classifier(other: str, by_name: Mapping[str, Strategy]) -> str:
             "prompt trains vectors of the text tower, which linear_probe's classifier does not look at; write "
             "{name: prompt, towers: [image]}, or leave linear_probe out"
         )
-    if other == "freeze_image":
-        return "freeze_image trains the text tower, which linear_probe's classifier does not look at; leave one out"
+    share = share_of(by_name[other])
+    if share.text != TowerShare() and share.image == TowerShare():
+        return f"{other} trains the text tower alone, which linear_probe's classifier does not look at; leave one out"
     if other == "logit_scale":
         return "logit_scale has no say over linear_probe's classifier; leave one out"
     return ""

@@ -186,10 +186,14 @@ def _matching(tower: Tower, pattern: str) -> tuple[str, ...]:
 
 def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, ...]:
     """The embeddings and the first blocks; the whole backbone for -1, nothing for 0."""
-    if not -1 <= layers <= tower.depth:
+    from_the_end = isinstance(written, str)  # then less than 0 is too much, not the whole backbone
+    if not (0 if from_the_end else -1) <= layers <= tower.depth:
+        allowed = f"0 to {tower.depth}, or -1 for the whole backbone"
+        if from_the_end:
+            allowed = f"at most depth - {tower.depth}; strategy: last_layers puts its n there"
         raise InputError(
             f"model.{tower.name}.freeze_layers: {written} is out of range: this {tower.family} tower has {tower.depth} "
-            f"blocks; write 0 to {tower.depth}, or -1 for the whole backbone"
+            f"blocks; write {allowed}"
         )
     if layers <= 0:
         return tower.backbone_names() if layers == -1 else ()
