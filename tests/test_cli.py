@@ -15,8 +15,8 @@ from clipft.cli import app, main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = (
-    *("train", "overfit", "freeze-report", "inspect", "models", "schema"),
-    *("evaluate", "embed", "predict", "export"),
+    *("init", "train", "overfit", "freeze-report", "inspect", "models", "schema"),
+    *("evaluate", "embed", "predict", "export", "interpolate", "soup"),
 )
 
 Run = Callable[..., tuple[int, str, str]]
@@ -246,11 +246,62 @@ def test_train_evaluate_predict_and_export(
     code, _, err = run("export", "runs/tiny", "--out", "exported")
     assert code == 2
     assert "--force" in err
+    for _ in range(2):  # a second picture over the first
+        mixed = ("--alpha", "0.5", "--choose", "0.5", "--plot", "curve.svg", "--out", "mixed", "--force")
+        code, out, _ = run("interpolate", "runs/tiny", "--data", f"folder:{tiny_photos}", *mixed)
+        assert code == 0
+    assert "0.5  chosen" in out
+    assert "create_model_and_transforms" in out
+    assert {"curve.svg", "mixed"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "mixed" / "interpolation.svg").read_bytes() == (tmp_path / "curve.svg").read_bytes()
+    code, out, _ = run("interpolate", "runs/tiny", "--json", "--alpha", "0.5")
+    assert [point["alpha"] for point in json.loads(out)["points"]] == [0, 0.5, 1]
+    code, _, _ = run("train", "tiny.yaml", "--set", "optim.lr=2e-3")
+    assert code == 0
+    code, out, _ = run("soup", "runs/tiny", "runs/tiny-2", "--out", "soup", "--json")
+    assert code == 0
+    assert len(json.loads(out)["runs"]) == 2
+    assert (tmp_path / "soup" / "open_clip_config.json").exists()
+
+
+@pytest.mark.parametrize("goal", ["classify", "retrieve"])
+def test_a_first_config_is_reported_and_rehearsed(
+    run: Run, tiny_native: Path, tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str
+) -> None:
+    """P70: from data to a run by what is printed."""
+    monkeypatch.chdir(tmp_path)
+    data = str(tiny_photos)
+    if goal == "retrieve":
+        rows = (f"{tiny_photos}/{name}/{i}.png,number {i} in {name}" for name in ("red", "blue") for i in range(4))
+        data = "captions.csv"
+        Path(data).write_text("\n".join(["image,caption", *rows]))
+    code, out, err = run("init", "--data", data, "--model", f"local-dir:{tiny_native}")
+    assert code == 0
+    assert "note: with this saved as config.yaml, next: clipft freeze-report config.yaml" in err
+    Path("config.yaml").write_text(out)
+    code, out, _ = run("freeze-report", "config.yaml")
+    assert (code, out.startswith("strategy  ")) == (0, True)
+    sets = ("--set", "train.device=cpu", "--set", "train.precision=fp32", "--set", "data.workers=0")
+    code, _, err = run("train", "config.yaml", "--dry-run", *sets)
+    assert (code, "Nothing was written" in " ".join(err.split())) == (0, True)
+
+
+def test_an_older_config_is_written_anew(run: Run, tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("encoder_configs: {text: {model_name: bert}}\nlearning_rate: 1e-4\n")
+    code, out, err = run("init", "--from", old)
+    assert (code, err) == (0, "")
+    assert "encoder: hf:bert" in out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("init",), "--data: name a folder of images or a table"),
+        (("init", "--data", "x", "--from", "y"), "--from and --data: an older file says all itself"),
+        (("init", "--data", "nowhere"), "--data: nowhere does not exist"),
+        (("init", "--data", "builtin:hands", "--pretrained", "openai"), "name it with --model"),
+        (("init", "--data", "builtin:hands,count=9", "--model", "ViT-B-33"), "--model: open_clip has no architecture"),
         (("predict", "runs/none", "a.jpg"), "does not exist"),
         (("predict", "runs/none"), "name at least one image"),
         (("evaluate", "nothing.yaml"), "does not exist"),
@@ -260,6 +311,11 @@ def test_train_evaluate_predict_and_export(
         (("embed", "runs/none", "--out", "v.npy"), "ends in .safetensors or .parquet, found 'v.npy'"),
         (("embed", "runs/none", "--out", "v.safetensors"), "does not exist"),
         (("embed", "runs/none", "--out", "v.safetensors", "--method", "pca"), "add --plot map.html"),
+        (("interpolate", "runs/none"), "there is no such run"),
+        (("interpolate", "runs/none", "--alpha", "2"), "--alpha: expected numbers from 0 to 1"),
+        (("interpolate", "runs/none", "--choose", "7"), "--choose: expected an alpha from 0 to 1, or a figure"),
+        (("interpolate", "runs/none", "--plot", "a.pdf"), "ends in .svg, found 'a.pdf'"),
+        (("soup", "runs/none", "runs/b", "--out", "x"), "there is no such run"),
     ],
 )
 def test_mistakes_of_other_commands_are_sentences(run: Run, words: tuple[str, ...], message: str) -> None:

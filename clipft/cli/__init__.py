@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipft.cli import looking, training, using
+from clipft.cli import looking, mixing, starting, training, using
 from clipft.cli.app import app, main
 
 __all__ = ["app", "main"]
 
 COMMANDS: tuple[Callable[..., None], ...] = (
+    starting.init,
     training.train,
     training.overfit,
     training.freeze_report,
@@ -23,6 +24,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     using.embed,
     using.predict,
     using.export,
+    mixing.interpolate,
+    mixing.soup,
 )
 """In the order of the help; the function's name is the command's, `_` written `-`."""
 

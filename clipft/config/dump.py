@@ -44,6 +44,14 @@ def dump_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
+def inline_yaml(value: Any) -> str:
+    """A plain value as YAML on one line, such as {folder: data/train}."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("...\n").rstrip("\n")
+
+
 def json_schema() -> str:
     """The JSON schema (draft 2020-12) of a config file, each key with its sentence."""
     schema = {

@@ -79,7 +79,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
     Raises:
         ConfigError: with all mistakes.
     """
-    tree, problems = _read(path)
+    tree, problems = read_tree(path)
     if is_legacy(old := tree.plain()):
         raise _legacy(path, tree, old)
     changes, bad_overrides = read_overrides(overrides)
@@ -130,7 +130,7 @@ def _tree_of(keys: Iterable[StrategyKey]) -> Node:
 
 
 def _leaf(value: Any) -> Node:
-    return Node({}, None) if value == {} else Node(value, None)
+    return Node({key: _leaf(below) for key, below in value.items()} if isinstance(value, dict) else value, None)
 
 
 def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:
@@ -166,7 +166,8 @@ def _leave_out(values: dict[str, Any], keys: Iterable[KeyPath]) -> bool:
     return left_out
 
 
-def _read(path: Path) -> tuple[Node, list[Problem]]:
+def read_tree(path: Path) -> tuple[Node, list[Problem]]:
+    """The values of a config file with their lines, not yet looked at; and what is wrong with them as YAML."""
     try:
         tree, problems = read_yaml(read_text(path))
     except UnreadableError as error:

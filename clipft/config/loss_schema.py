@@ -16,9 +16,9 @@ from clipft.config.values import PositiveFloat, Section, refuse
 class LossConfig(Section):
     """What training makes small."""
 
-    type: Literal["auto", "contrastive", "siglip", "classifier"] = "auto"
-    """auto takes siglip where the model has a logit_bias, else contrastive; classifier trains a
-    linear head on labels."""
+    type: Literal["auto", "contrastive", "siglip", "zero_shot", "classifier"] = "auto"
+    """auto takes siglip where the model has a logit_bias, else contrastive; zero_shot tells an image's class from the
+    prompts of all classes, as it is measured; classifier trains a linear head on labels."""
     features: Literal["projected", "pooled"] = "projected"
     """What the classifier sees: the projected feature, or the pooled one before the projection."""
     init: Literal["prompts", "random"] = "prompts"
@@ -28,10 +28,10 @@ class LossConfig(Section):
     bias: bool = True
     """Whether the classifier has a bias, started at zero."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the classifier's target that is spread over all classes."""
+    """Share of the target that is spread over all classes, under classifier and zero_shot."""
     class_weights: dict[str, PositiveFloat] | Literal["balanced"] | None = None
-    """Weight of each class in the classifier's loss: {name: weight} (1 for the rest), or balanced
-    (inverse to its count)."""
+    """Weight of each class under classifier and zero_shot: {name: weight} (1 for the rest), or balanced (inverse to
+    its count)."""
 
     @field_validator("type", mode="before")
     @classmethod
@@ -56,6 +56,8 @@ class LossConfig(Section):
                     "write init: random with features: pooled"
                 )
             return
-        for key in ("features", "init", "cosine", "bias", "label_smoothing", "class_weights"):
+        of_classes = () if self.type == "zero_shot" else ("label_smoothing", "class_weights")
+        for key in ("features", "init", "cosine", "bias", *of_classes):
             if getattr(self, key) != type(self).model_fields[key].default:
-                yield f"{key}: is for type: classifier, not {self.type}"
+                kinds = "classifier or zero_shot" if key in of_classes else "classifier"
+                yield f"{key}: is for type: {kinds}, not {self.type}"

@@ -351,6 +351,8 @@ class Config(Section):
         if self.evaluate.novel_classes is not None and val is None:
             yield "evaluate.novel_classes: are measured on data.val, which is null"
         losses = [self.loss, *(stage.loss for stage in self.stages if stage.loss is not None)]
+        if self.evaluate.novel_classes is not None and self.model.text.prompt and self.model.text.prompt.class_specific:
+            yield "evaluate.novel_classes: have no vectors under model.text.prompt.class_specific; share them"
         if self.evaluate.novel_classes is not None and any(loss.type == "classifier" for loss in losses):
             yield "evaluate.novel_classes: a classifier has no output for classes that it was not trained on"
         epochs = sum(stage.epochs for stage in self.stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from clipft.config.overrides import FREEZE_KEYS
 from clipft.config.schema import Config, ModelConfig, TowerConfig
@@ -18,6 +18,12 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
     if not config.stages:
         return (config,)
     return tuple(_config_of(config, stage) for stage in config.stages)
+
+
+def classifier_init(config: Config) -> Literal["prompts", "random"] | None:
+    """How the run's classifier begins: as the first stage says that trains one; None where none does."""
+    losses = (stage.loss for stage in stage_configs(config))
+    return next((loss.init for loss in losses if loss.type == "classifier"), None)
 
 
 def _config_of(config: Config, stage: StageConfig) -> Config:

@@ -120,7 +120,7 @@ def share_of(strategy: Strategy) -> Share:
             return _last_layers(strategy)
         case Heads():
             head = TowerShare(projection=True)
-            return Share(head, head, logit_scale=True, settings=_RATES["heads"])
+            return Share(head, head, logit_scale=True, settings=_RATES["heads"] | _pull(strategy))
         case Lora() | Adapter() | Prompt():
             image, text = (
                 TowerShare(new=(strategy.name,) if tower in strategy.towers else ()) for tower in ("image", "text")
@@ -167,8 +167,9 @@ def _refused_by_classifier(other: str, by_name: Mapping[str, Strategy]) -> str:
             "prompt trains vectors of the text tower, which linear_probe's classifier does not look at; write "
             "{name: prompt, towers: [image]}, or leave linear_probe out"
         )
-    if other == "freeze_image":
-        return "freeze_image trains the text tower, which linear_probe's classifier does not look at; leave one out"
+    share = share_of(by_name[other])
+    if share.text != TowerShare() and share.image == TowerShare():
+        return f"{other} trains the text tower alone, which linear_probe's classifier does not look at; leave one out"
     if other == "logit_scale":
         return "logit_scale has no say over linear_probe's classifier; leave one out"
     return ""
@@ -187,6 +188,12 @@ def _last_layers(strategy: LastLayers) -> Share:
 
     image, text = (strategy.n,) * 2 if isinstance(strategy.n, int) else (strategy.n.image, strategy.n.text)
     return Share(share(image), share(text), strategy.logit_scale, _RATES["last_layers"])
+
+
+def _pull(strategy: Heads) -> dict[str, tuple[Any, str]]:
+    if strategy.pull is None:
+        return {}
+    return {"train.regularize": ({"type": "l2sp", "weight": strategy.pull}, "ProLIP, section 3: near the start")}
 
 
 def _linear_probe(strategy: LinearProbe) -> dict[str, tuple[Any, str]]:

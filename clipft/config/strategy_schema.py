@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
-from clipft.config.values import Section
+from clipft.config.values import PositiveFloat, Section
 
 TowerName = Literal["image", "text"]
 TowerNames = Annotated[tuple[TowerName, ...], Field(strict=False, min_length=1)]
@@ -53,6 +52,8 @@ class Heads(Section):
 
     name: Literal["heads"]
     """The strategy."""
+    pull: PositiveFloat | None = None
+    """Weight of a pull to the projections' start (train.regularize: l2sp; ProLIP: 1 / shots); null has none."""
 
 
 class LastLayers(Section):
@@ -167,7 +168,7 @@ class _AsWritten:
     """The JSON schema of all three forms: a word, a section, a list of these."""
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         section = handler(core)["items"]
         word = {"type": "string", "enum": list(STRATEGIES)}
         return {"anyOf": [word, section, {"type": "array", "items": {"anyOf": [word, section]}}]}

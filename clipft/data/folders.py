@@ -40,12 +40,13 @@ class _Found:
             self.others[suffix or "no suffix"] += 1
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data, by its name."""
     # .DS_Store, ._photo.jpg, .ipynb_checkpoints; macOS archives add __MACOSX
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _walk(root: Path) -> Iterator[str]:
+def walk(root: Path) -> Iterator[str]:
     """Relative names of all files below, in natural order; links are followed, rings of them once round at most."""
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
@@ -54,10 +55,10 @@ def _walk(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted((name for name in folders if not _hidden(name)), key=natural_key)
+        folders[:] = sorted((name for name in folders if not hidden(name)), key=natural_key)
         relative = os.path.relpath(folder, root)
         for name in sorted(files, key=natural_key):
-            if not _hidden(name):
+            if not hidden(name):
                 yield name if relative == "." else os.path.join(relative, name)
 
 
@@ -67,7 +68,7 @@ def _refuse_unreadable(error: OSError) -> None:
 
 def _find(root: Path, text_suffix: str | None = None) -> _Found:
     found = _Found()
-    for name in _walk(root):
+    for name in walk(root):
         found.add(name, text_suffix)
     return found
 
@@ -127,7 +128,7 @@ def read_folder(source: FolderSource, key: str) -> Rows:
 def _entries(root: Path) -> tuple[list[str], _Found]:
     """Class folders, and the files that lie loose beside them."""
     try:
-        entries = [entry for entry in root.iterdir() if not _hidden(entry.name)]
+        entries = [entry for entry in root.iterdir() if not hidden(entry.name)]
     except OSError as error:
         raise InputError(f"{root}: cannot be listed ({error.strerror})") from None
     entries.sort(key=lambda entry: natural_key(entry.name))

@@ -30,3 +30,8 @@ def counted(count: int, noun: str) -> str:
     """1 image, 2 images, 1,200 images."""
     plural = noun if count == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {plural}"
+
+
+def is_text(name: str) -> bool:
+    """Whether a name from the file system is text, not bytes that no encoding explains."""
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)

@@ -24,13 +24,14 @@ _NEEDS = {
 }
 
 
-def check_out(out: str, option: str, suffixes: Sequence[str]) -> Path:
+def check_out(out: str, option: str, suffixes: Sequence[str], *, mark: str = MARK) -> Path:
     """The file to write, once it is known that it can be.
 
     Args:
         out: as the user wrote it; an earlier result of this command there will be replaced.
         option: what messages call it.
         suffixes: the kinds of file that are known.
+        mark: what stands in the files that this command writes, which may be replaced.
 
     Raises:
         InputError: of no known kind, a library for it is missing, something else is there, or its folder cannot be
@@ -43,8 +44,8 @@ def check_out(out: str, option: str, suffixes: Sequence[str]) -> Path:
     library, install = _NEEDS.get(suffix, ("", ""))
     if library and find_spec(library) is None:
         raise InputError(f"{option}: {suffix} needs {library}; install it with: {install}")
-    if path.exists() and not _is_ours(path):
-        found = "a folder" if path.is_dir() else f"a file that {MARK} did not write"
+    if path.exists() and not _is_ours(path, mark):
+        found = "a folder" if path.is_dir() else f"a file that {mark} did not write"
         raise InputError(f"{option}: {out} is {found}; name another")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
@@ -75,12 +76,12 @@ def write_whole(path: Path, write: Callable[[Path], T]) -> T:
     return written
 
 
-def _is_ours(path: Path) -> bool:
+def _is_ours(path: Path, mark: str) -> bool:
     """Whether nothing is lost with the file: it is empty, or an earlier result."""
     try:
         with path.open("rb") as file:
             head = file.read(_NEAR)
             file.seek(max(0, path.stat().st_size - _NEAR))
-            return not head or MARK.encode() in head or MARK.encode() in file.read()
+            return not head or mark.encode() in head or mark.encode() in file.read()
     except OSError:  # a folder, or not ours to read
         return False

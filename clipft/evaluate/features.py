@@ -78,9 +78,9 @@ def encode_images(
         with measuring(clip.model), autocast():
             inner = clip.image.pool(batch.images.to(device, non_blocking=True))  # (B, width)
             encoded = clip.image.shared(inner)  # (B, D)
-        features.append(_normalised(encoded))
+        features.append(normalised(encoded))
         if pooled:
-            before.append(_normalised(inner))
+            before.append(normalised(inner))
         indices.append(batch.indices)
         labels.append(batch.labels)
     nothing = torch.zeros(0, dtype=torch.int64)
@@ -105,9 +105,10 @@ def encode_texts(
         tokens = clip.tokenizer(distinct[start : start + TEXTS_AT_ONCE]).to(device)  # (B, context_length)
         with measuring(clip.model), autocast():
             encoded = clip.text.encode(tokens)  # (B, D)
-        features.append(_normalised(encoded))
+        features.append(normalised(encoded))
     return torch.cat(features)[places]
 
 
-def _normalised(features: Tensor) -> Tensor:
+def normalised(features: Tensor) -> Tensor:
+    """Features (N, D) of length 1, in float32 on the CPU."""
     return F.normalize(features.float(), dim=-1).cpu()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,9 @@ classifier; then (B,) numbers that are equal for equal captions, classes (-1: no
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches on and shows how many of so many have come."""
+
+HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
+"""What rows are about, the first that is measured before the others."""
 
 KEPT = "keep."
 """Before the name of a figure that was measured on evaluate.keep."""
@@ -106,6 +109,11 @@ def higher_is_better(figure: str) -> bool:
     return figure not in LOSSES and figure.removeprefix("classifier_") not in ("ece", "confident_wrong")
 
 
+def headline(figures: Mapping[str, float]) -> str:
+    """The name of the figure that rows are about: of those with classes accuracy, of captions image to text R@5."""
+    return next(name for name in ("harmonic_mean", *HEADLINES) if name in figures)
+
+
 def measure(
     clip: ClipModel,
     rows: Rows,
@@ -158,17 +166,27 @@ def measure(
     encode = Encode(clip, tuple(templates), device, autocast) if by_texts else None
 
     parts = list(parts_of(seen, encode, classifier))
+    found = measurement(seen, parts, "labels or captions" if by_texts else "labels for its classifier")
+    if loss is None:
+        return found
+    value = _mean_loss(loss, seen, parts[-1], batch_size, device)
+    counts = {**found.counts, "loss_batch_size": batch_size}
+    return replace(found, losses={"loss": value, **found.losses}, counts=counts)
+
+
+def measurement(seen: Seen, parts: Sequence[Part], wanted: str = "labels or captions") -> Measurement:
+    """The figures of all parts together.
+
+    Raises:
+        InputError: there are none: the rows lack what is `wanted`.
+    """
     if not parts:
-        wanted = "labels or captions" if by_texts else "labels for its classifier"
-        raise InputError(f"{rows.name}: has no rows to measure by; expected {wanted}")
+        raise InputError(f"{seen.rows.name}: has no rows to measure by; expected {wanted}")
     metrics = {name: value for part in parts for name, value in part.metrics.items()}
     losses = {name: metrics.pop(name) for name in LOSSES if name in metrics}
     counts = {"rows": len(seen.rows), "images": len(seen.images), "unreadable": len(seen.faults)}
-    if loss is not None:
-        counts["loss_batch_size"] = batch_size
-        losses = {"loss": _mean_loss(loss, seen, parts[-1], batch_size, device)} | losses
     return Measurement(
-        data=rows.name,
+        data=seen.rows.name,
         metrics=metrics,
         losses=losses,
         counts=counts | {name: count for part in parts for name, count in part.counts.items()},

@@ -87,11 +87,11 @@ def look_at_sides(
         adapter: a file to put on `name`, which is the base then.
     """
     target = open_target(name, which, need_data=data is None, adapter=adapter)
-    rows, notes = _rows(target, data, classifier_too)
+    rows, notes = rows_for(target, data, classifier_too=classifier_too)
     notes = (*target.notes, *rows.notes, *notes)
     asked = Asked(rows, target.templates, target.pooled)
     if keep_too and target.config is not None and target.config.evaluate.keep is not None:
-        keep, said = _keep(target.config, target.config.evaluate.keep)
+        keep, said = keep_rows(target.config, target.config.evaluate.keep)
         asked = replace(asked, keep=keep, keep_templates=target.config.evaluate.keep_templates or target.templates)
         notes = (*notes, *said)
     config, tuned, first_name, base = target.config, target.tuned, target.clip.base, target.base
@@ -111,7 +111,7 @@ def look_at_sides(
     return Sides(asked, base.base, look(base, asked), first, notes)
 
 
-def _keep(config: Config, source: Source) -> tuple[Rows | None, tuple[str, ...]]:
+def keep_rows(config: Config, source: Source) -> tuple[Rows | None, tuple[str, ...]]:
     """The rows to watch for forgetting; a sentence where they are not there any more."""
     try:
         rows = read_keep(source, config.data)
@@ -120,8 +120,14 @@ def _keep(config: Config, source: Source) -> tuple[Rows | None, tuple[str, ...]]
     return rows, rows.notes
 
 
-def _rows(target: Target, data: Source | None, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
-    """The rows to look with, their labels as the target numbers its classes, and what to say about them."""
+def rows_for(target: Target, data: Source | None, *, classifier_too: bool) -> tuple[Rows, tuple[str, ...]]:
+    """The rows to look with, their labels as the target numbers its classes, and what to say about them.
+
+    Args:
+        target: the model.
+        data: the rows; None takes the validation rows of its config.
+        classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
+    """
     notes: tuple[str, ...] = ()
     config = target.config
     if data is not None:

@@ -17,7 +17,7 @@ from clipft.export.read import Facts, is_export, read_export
 from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.saved import Which, load_saved
+from clipft.model.saved import SavedModel, Which, load_saved
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
@@ -94,7 +94,7 @@ def open_target(
         )
     if is_export(path):
         return _exported(name, path)
-    return _saved(name, path, which)
+    return target_of(name, load_saved(path, which))
 
 
 def with_adapter(name: str, adapter: str | None) -> str:
@@ -150,8 +150,8 @@ def _of_facts(name: str, clip: ClipModel, facts: Facts) -> Target:
     )
 
 
-def _saved(name: str, path: Path, which: Which | None) -> Target:
-    saved = load_saved(path, which)
+def target_of(name: str, saved: SavedModel) -> Target:
+    """A run's model as a target."""
     return Target(
         name,
         tuned=True,

@@ -31,8 +31,12 @@ def class_embeddings(
     """
     clip.tokenizer.know(classes, templates)
     prompts = list(chain.from_iterable(class_prompts(classes, templates)))
-    features = encode_texts(clip, prompts, device=device, autocast=autocast)  # (C * T, D)
-    return F.normalize(features.unflatten(0, (len(classes), len(templates))).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
+    return mean_prompts(encode_texts(clip, prompts, device=device, autocast=autocast), len(classes))
+
+
+def mean_prompts(features: Tensor, classes: int) -> Tensor:
+    """(C * T, D) features of each class's T prompts, class by class, to (C, D): their mean, normalised."""
+    return F.normalize(features.unflatten(0, (classes, -1)).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
 
 
 def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:

@@ -28,9 +28,11 @@ from clipft.export.tuned import as_open_clip
 from clipft.model.additions import take_out
 from clipft.model.build import ClipModel
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, PLAIN_MODEL
+from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.saved import SavedModel
 from clipft.model.tensor_file import write_tensors
+from clipft.model.tower import Tower
 
 CLASS_EMBEDDINGS = "class_embeddings.safetensors"
 KEY = "class_embeddings"
@@ -66,6 +68,14 @@ def additions_of(config: ModelConfig) -> Additions:
     return Additions(image, text)
 
 
+def _counted(section: dict[str, Any], tower: Tower) -> dict[str, Any]:
+    """A tower's section, its feature adapter with the share that it has between base and tuned model."""
+    adapter = tower.feature_adapter
+    if not isinstance(adapter, FeatureAdapter):
+        return section
+    return {**section, "feature_adapter": {**section["feature_adapter"], "ratio": adapter.strength * adapter.ratio}}
+
+
 def refuse_elsewhere(additions: Additions, to: str) -> None:
     """Refuse to leave additions out in silence.
 
@@ -97,7 +107,8 @@ def write_with_additions(partial: Path, out: Path, saved: SavedModel, run: str) 
     """
     clip, additions = saved.clip, additions_of(saved.config.model)
     facts = facts_of(saved, run, write_classifier(partial, saved))
-    facts = replace(facts, additions={"image": additions.image, "text": additions.text})
+    sections = {"image": _counted(additions.image, clip.image), "text": _counted(additions.text, clip.text)}
+    facts = replace(facts, additions=sections)
     before = probe_whole(clip, saved.classes, saved.templates)
     if additions.text and saved.classes:
         embeddings = class_embeddings(clip, saved.classes, saved.templates)

@@ -147,6 +147,7 @@ def facts_of(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> 
         logit_scale=float(clip.model.get_parameter("logit_scale").detach().exp()),
         metrics=state["metrics"],
         fingerprint=fingerprint(clip, saved.classes, saved.templates),
+        mixed=state.get("mixed"),
     )
 
 

@@ -50,6 +50,7 @@ class Facts:
         logit_scale: exp() of the weight.
         metrics: the figures at that step.
         fingerprint: recomputed by `clipft.load`.
+        mixed: where it is no run's own model, what it was mixed from: {"alpha"} or {"soup", "runs"}, and the figures.
         additions: the keys of `model.image` and `model.text` that made what lies in additions.safetensors.
     """
 
@@ -67,6 +68,7 @@ class Facts:
     logit_scale: float
     metrics: dict[str, float]
     fingerprint: Fingerprint
+    mixed: dict[str, Any] | None = None
     additions: dict[str, dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import Sizes, sizes_of
-from clipft.model.saved import Which, load_saved
+from clipft.model.saved import SavedModel, Which, load_saved
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,24 @@ def export(
     makes a folder for `clipft.load`, with an ordinary model in it; see `clipft.export.additions`.
     """
     out = Path(out).expanduser()
+    refuse_to_overwrite(out, force)
+    return export_model(load_saved(Path(run).expanduser(), which), str(run), out, to=to)
+
+
+def export_model(saved: SavedModel, run: str, out: Path, *, to: Literal["open_clip", "pt", "hf"]) -> Written:
+    """Write a model that is loaded already; an earlier export at `out` is replaced.
+
+    Args:
+        saved: the model, on the CPU; `state["mixed"]`, where it is there, says what it was mixed from.
+        run: the run that it is of, as the user named it.
+        out: as `export` takes it.
+        to: likewise.
+
+    Raises:
+        InputError: transformers has no such model.
+        ClipftError: the disk is full, or the export does not answer as the model does.
+    """
     file = out if to == "pt" and out.suffix == ".pt" else None
-    _refuse_to_overwrite(file or out, force)
-    saved = load_saved(Path(run).expanduser(), which)
     additions = additions_of(saved.config.model)
     refuse_elsewhere(additions, to)
     saved.clip.model.eval()
@@ -87,12 +102,12 @@ def export(
             write_state_dict(partial, saved.clip)
             checked = "read back by torch: every tensor is the same"
         elif form is not None:
-            checked = write_hugging_face(partial, out, saved, str(run), form)
+            checked = write_hugging_face(partial, out, saved, run, form)
         elif additions:
-            difference = write_with_additions(partial, out, saved, str(run))
+            difference = write_with_additions(partial, out, saved, run)
             checked = f"read back and compared: normalised features differ by at most {difference:.1e}"
         else:
-            difference = write_folder(partial, out, saved, str(run))
+            difference = write_folder(partial, out, saved, run)
             checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         sizes = {path.relative_to(partial).as_posix(): path.stat().st_size for path in files}
@@ -115,7 +130,12 @@ def export(
     return Written(out, sizes, checked, *_describe_folder(saved.clip, out))
 
 
-def _refuse_to_overwrite(out: Path, force: bool) -> None:
+def refuse_to_overwrite(out: Path, force: bool) -> None:
+    """Refuse to write where something is that is no export, or an export without `force`.
+
+    Raises:
+        InputError: something is there.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     ours = out.suffix == ".pt" if out.is_file() else (out / EXPORT_FACTS).is_file() or os.listdir(out) == [STATE_DICT]

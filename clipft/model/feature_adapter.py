@@ -25,11 +25,13 @@ class FeatureAdapter(nn.Module):
         self.down = nn.Linear(width, width // config.reduction, bias=False)
         self.up = nn.Linear(width // config.reduction, width, bias=False)
         self.ratio = config.ratio
+        self.strength = 1.0  # of the ratio: less between base and tuned model
 
     def forward(self, feature: Tensor) -> Tensor:
         """Features (B, D), not normalised, to the same."""
         adapted = self.up(self.down(feature).relu()).relu()
-        mixed: Tensor = self.ratio * adapted + (1 - self.ratio) * feature
+        ratio = self.strength * self.ratio
+        mixed: Tensor = ratio * adapted + (1 - ratio) * feature
         return mixed
 
 

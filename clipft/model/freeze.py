@@ -45,7 +45,7 @@ def make_plan(
     Args:
         model: on any device, with its classifier where the loss has one.
         name: what the user called the model.
-        loss: contrastive, siglip or classifier.
+        loss: contrastive, siglip, zero_shot or classifier.
         features: what a classifier sees, projected or pooled.
         optim: rates and decay.
 
@@ -186,10 +186,14 @@ def _matching(tower: Tower, pattern: str) -> tuple[str, ...]:
 
 def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, ...]:
     """The embeddings and the first blocks; the whole backbone for -1, nothing for 0."""
-    if not -1 <= layers <= tower.depth:
+    from_the_end = isinstance(written, str)  # then less than 0 is too much, not the whole backbone
+    if not (0 if from_the_end else -1) <= layers <= tower.depth:
+        allowed = f"0 to {tower.depth}, or -1 for the whole backbone"
+        if from_the_end:
+            allowed = f"at most depth - {tower.depth}; strategy: last_layers puts its n there"
         raise InputError(
             f"model.{tower.name}.freeze_layers: {written} is out of range: this {tower.family} tower has {tower.depth} "
-            f"blocks; write 0 to {tower.depth}, or -1 for the whole backbone"
+            f"blocks; write {allowed}"
         )
     if layers <= 0:
         return tower.backbone_names() if layers == -1 else ()
@@ -199,7 +203,7 @@ def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, .
 
 def _scale_rules(places: Mapping[str, tuple[str, str]], config: LogitScaleConfig, loss: str) -> dict[str, str]:
     """Why logit_scale and logit_bias are frozen, where they are."""
-    unseen = {"classifier": _SCALES, "contrastive": ("logit_bias",), "siglip": ()}[loss]
+    unseen = {"classifier": _SCALES, "siglip": ()}.get(loss, ("logit_bias",))
     rules = {}
     for name, (_, group) in places.items():
         if group in unseen:
@@ -212,10 +216,8 @@ def _scale_rules(places: Mapping[str, tuple[str, str]], config: LogitScaleConfig
 def _head_notes(heads: Mapping[str, str], trainable: Iterable[str], loss: str) -> list[str]:
     """What a person may not expect of the heads."""
     notes = []
-    if heads.get("logit_bias") == NOT_IN_LOSS and loss == "contrastive":  # P23
-        notes.append(
-            f"logit_bias is frozen: a contrastive loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has"
-        )
+    if heads.get("logit_bias") == NOT_IN_LOSS and loss != "classifier":  # P23
+        notes.append(f"logit_bias is frozen: a {loss} loss has no use for it ({NOT_IN_LOSS}); loss.type: siglip has")
     if set(trainable) and set(trainable) <= set(_SCALES):
         names = " and ".join(sorted(trainable))
         notes.append(f"nothing but {names} trains: no feature will change")

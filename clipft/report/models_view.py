@@ -78,7 +78,7 @@ _MORE = (
 _COUNTED = (
     _TOP1,
     ("full", "all that the loss reaches"),
-    ("LoRA", "rank 8 beside every matrix of the blocks, no dropout: about the most it takes (no LoRA in clipft yet)"),
+    ("LoRA", "rank 8 beside every matrix of the blocks, no dropout: about the most it takes"),
     ("heads", "both projections and logit_scale"),
     ("-", "not even 2 rows; more rows than fit at once go in pieces: train.micro_batch_size"),
     (

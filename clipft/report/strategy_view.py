@@ -81,9 +81,10 @@ def _line(key: StrategyKey, config: Config) -> StrategyLine:
     section: Any = reduce(getattr, key.path[:-1], config)
     last = key.path[-1]
     found = getattr(section, last)
-    same = found == key.value or (key.value == {} and found is not None)
-    value = "{}" if key.value == {} else _plain(key.value)
-    return StrategyLine(".".join(key.path), value, key.why, "" if same else _written(section, last))
+    same = found == key.value
+    if isinstance(key.value, dict):  # a section, of which the strategy may set some keys
+        same = found is not None and all(getattr(found, name, None) == value for name, value in key.value.items())
+    return StrategyLine(".".join(key.path), _plain(key.value), key.why, "" if same else _written(section, last))
 
 
 def _written(section: Any, key: str) -> str:

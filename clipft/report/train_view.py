@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from clipft.evaluate.measure import HEADLINES
 from clipft.report.amounts import in_bytes
 from clipft.report.metric_words import WORDS
 
@@ -26,7 +27,6 @@ _SMOOTH = 0.9  # weight of the past in the speed shown
 
 Part = TypeVar("Part")
 
-_HEADLINES = ("classifier_top1", "zero_shot_top1", "image_to_text_r5", "text_to_image_r5")
 _BASE_TO_NOVEL = ("base_top1", "novel_top1", "harmonic_mean")
 _ROOM = 80 - len(" epoch  train loss") - len("  best")  # for a row's figures
 
@@ -232,17 +232,17 @@ def headlines(metrics: Mapping[str, float]) -> list[str]:
     """
     if "harmonic_mean" in metrics:
         return list(_BASE_TO_NOVEL)
-    return [name for name in ("loss", *_HEADLINES) if name in metrics][: 2 if kept_headline(metrics) else 3]
+    return [name for name in ("loss", *HEADLINES) if name in metrics][: 2 if kept_headline(metrics) else 3]
 
 
 def main_figure(metrics: Mapping[str, float]) -> str | None:
     """The one figure that says most; None where nothing but a loss was measured."""
-    return next((name for name in ("harmonic_mean", *_HEADLINES) if name in metrics), None)
+    return next((name for name in ("harmonic_mean", *HEADLINES) if name in metrics), None)
 
 
 def kept_headline(metrics: Mapping[str, float]) -> str | None:
     """The figure that says what was kept of what the base knew; None where that is not watched."""
-    return next((f"keep.{name}" for name in _HEADLINES if f"keep.{name}" in metrics), None)
+    return next((f"keep.{name}" for name in HEADLINES if f"keep.{name}" in metrics), None)
 
 
 def _columns(metrics: Mapping[str, float], kept: str) -> dict[str, tuple[str, int]]:

@@ -106,10 +106,10 @@ def one_search(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
 def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, pretrained: bool) -> list[str]:
     """What is allowed but seldom meant, each in a sentence with its number."""
     found = []
-    if loss != "classifier" and arithmetic.distinct < arithmetic.batch_size:
+    if loss in ("contrastive", "siglip") and arithmetic.distinct < arithmetic.batch_size:
         found.append(
             f"{arithmetic.distinct} distinct captions in batches of {arithmetic.batch_size}: rows that say the same "
-            "count as positives of each other; with so few captions loss.type: classifier may do better"
+            "count as positives of each other; with so few captions loss.type: zero_shot or classifier may do better"
         )
     if config.optim.name != "adamw" and config.optim.weight_decay > 1e-3:
         found.append(
@@ -131,7 +131,8 @@ def _rate_warnings(plan: Plan) -> list[str]:
     found = []
     for tower in ("image", "text"):
         backbone = [p for p in plan.trainable if p.tower == tower and p.group not in (*_HEADS, *NEW)]
-        rates = [p.lr for p in backbone if p.lr is not None]
+        # norms and biases alone bear more: 2SFS 2e-4, CLIPFit 2e-3
+        rates = [p.lr for p in backbone if p.lr is not None and len(p.shape) > 1]
         if rates and max(rates) > BACKBONE_RATE_LIMIT:
             found.append(
                 f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "

@@ -70,6 +70,10 @@ class Average:
                 parameter.copy_(saved[f"{PREFIX}{name}"])
         self.updates = updates
 
+    def __bool__(self) -> bool:
+        """Whether it follows anything."""
+        return bool(self._pairs)
+
     @property
     def bytes(self) -> int:
         """What the weights themselves take in a checkpoint."""

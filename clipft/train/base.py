@@ -94,13 +94,14 @@ class BaseFeatures:
     @contextmanager
     def _standing(self) -> Iterator[None]:
         """The model as its base: in evaluation mode, the base's tensors in it, past prompts and feature adapters."""
-        towers = (self.network.clip.image, self.network.clip.text)
-        new = [(tower.prompt, tower.feature_adapter) for tower in towers]
+        clip = self.network.clip
+        towers = (clip.image, clip.text)
+        adapters = [tower.feature_adapter for tower in towers]
         for tower in towers:
-            tower.prompt = tower.feature_adapter = None
+            tower.feature_adapter = None
         try:
-            with measuring(self.network.clip.model), in_place(self._pairs):
+            with clip.without_prompts(), measuring(clip.model), in_place(self._pairs):
                 yield
         finally:
-            for tower, (prompt, feature_adapter) in zip(towers, new, strict=True):
-                tower.prompt, tower.feature_adapter = prompt, feature_adapter
+            for tower, adapter in zip(towers, adapters, strict=True):
+                tower.feature_adapter = adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from clipft.model.standstill import set_modes
 from clipft.model.tally import Tally, pretended
 from clipft.model.text_prompt import TextPrompt
 from clipft.model.tower import FIXED, NOT_IN_LOSS
-from clipft.train.losses import Classify, Contrastive, Features, Siglip, Targets
+from clipft.train.losses import Classify, Contrastive, Features, Siglip, Targets, ZeroShot
 from clipft.train.network import normalise
 from clipft.train.precision import Precision
 from clipft.train.step import backward_with
@@ -40,6 +41,7 @@ class StepShape:
         pooled: whether a classifier sees the pooled feature, before the projection.
         optimizer: adamw, adam or sgd.
         device: cpu, cuda or mps; not asked for anything.
+        texts: that go through the text tower in a step; None for as many as rows.
     """
 
     loss: str
@@ -49,6 +51,7 @@ class StepShape:
     pooled: bool = False
     optimizer: str = "adamw"
     device: str = "cpu"
+    texts: int | None = None
 
     @property
     def rows_at_once(self) -> int:
@@ -59,6 +62,12 @@ class StepShape:
     def in_pieces(self) -> bool:
         """Whether each row is encoded twice: once for the loss, once for its gradient."""
         return self.rows_at_once < self.batch_size
+
+    @property
+    def texts_at_once(self) -> int:
+        """Texts of a piece."""
+        texts = self.batch_size if self.texts is None else self.texts
+        return math.ceil(texts * self.rows_at_once / self.batch_size)
 
     def whole(self, flops: int) -> int:
         """Of a batch, from those of a piece: a tower's FLOPs grow with its rows."""
@@ -129,7 +138,7 @@ def _go_through(
     with torch.set_grad_enabled(not shape.in_pieces):
         features = encode()
     forward = tally.lap()
-    rows = slice(shape.rows_at_once)
+    rows, texts = slice(shape.rows_at_once), slice(shape.texts_at_once)
     whole = _leaves(features, shape)
     value = loss(whole)
     loss_forward = tally.lap()
@@ -141,11 +150,11 @@ def _go_through(
         features = encode()
         tally.lap()
     activations = tally.most
-    backward_with(features, whole, rows)
+    backward_with(features, whole, rows, texts)
     backward = tally.lap()
     del features
     if shape.in_pieces:
-        backward_with(encode(), whole, rows)
+        backward_with(encode(), whole, rows, texts)
     passes = 2 if shape.in_pieces else 1
     flops = Flops(passes * shape.whole(forward) + loss_forward, shape.whole(backward) + loss_backward)
     return Counted(flops, activations, tally.most)
@@ -158,7 +167,7 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
     rows = shape.rows_at_once
     there = shape.batch_size if shape.device == "cpu" else rows  # a GPU gets a piece of the batch at a time
     images = torch.empty(there, 3, *_height_and_width(meta))[:rows]
-    tokens = torch.zeros(rows, meta.context_length, dtype=torch.long)
+    tokens = torch.zeros(shape.texts_at_once, meta.context_length, dtype=torch.long)
     if isinstance(text.prompt, TextPrompt):
         tokens = text.prompt.put_into(tokens)
 
@@ -169,7 +178,7 @@ def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Feat
             seen = image.drop(pooled) if shape.pooled else image.shared(image.drop(pooled))
             if shape.loss == "classifier":
                 return Features(normalise(seen), None)
-            pooled = text.pool(tokens) if text_trains else torch.empty(rows, text.pooled_width)
+            pooled = text.pool(tokens) if text_trains else torch.empty(len(tokens), text.pooled_width)
             said = text.shared(text.drop(pooled))
         return Features(normalise(seen), normalise(said))
 
@@ -201,12 +210,14 @@ class _NormsInFloat32(TorchFunctionMode):
 def _leaves(features: Features, shape: StepShape) -> Features:
     """The whole batch's features as the loss gets them, cut off from the towers."""
 
-    def leaf(feature: Tensor) -> Tensor:
+    def leaf(feature: Tensor, count: int) -> Tensor:
         if not shape.in_pieces:
             return feature.detach().requires_grad_(feature.requires_grad)
-        return feature.new_empty(shape.batch_size, feature.shape[1]).requires_grad_()
+        return feature.new_empty(count, feature.shape[1]).requires_grad_()
 
-    return Features(leaf(features.image), None if features.text is None else leaf(features.text))
+    texts = shape.batch_size if shape.texts is None else shape.texts
+    text = None if features.text is None else leaf(features.text, texts)
+    return Features(leaf(features.image, shape.batch_size), text)
 
 
 def _loss(model: Any, shape: StepShape) -> Callable[[Features], Tensor]:
@@ -217,6 +228,11 @@ def _loss(model: Any, shape: StepShape) -> Callable[[Features], Tensor]:
         return lambda features: Contrastive(model.logit_scale)(features, targets)
     if shape.loss == "siglip":
         return lambda features: Siglip(model.logit_scale, model.logit_bias)(features, targets)
+    if shape.loss == "zero_shot":
+        assert shape.texts is not None
+        columns = torch.arange(shape.texts)  # as if each class had one prompt: averaging several is next to nothing
+        labels = replace(targets, labels=numbers % shape.texts)
+        return lambda features: ZeroShot(model.logit_scale, (), len(columns), columns)(features, labels)
     if hasattr(model, "classifier"):
         return lambda features: Classify(model.classifier)(features, targets)
     return lambda features: features.image.sum()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import committed
 from clipft.train.health import collapsed, end_of_collapse, may_pass
 from clipft.train.loop import Best, Progress
-from clipft.train.losses import Features, Targets
+from clipft.train.losses import Features, Targets, ZeroShot
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
@@ -103,7 +103,7 @@ class Evaluations:
     @property
     def _ema(self) -> bool:
         """Whether an average of the weights is measured."""
-        return self.prepared.config.train.ema is not None
+        return bool(self.started.stepper.average)
 
     @property
     def _per_epoch(self) -> int:
@@ -138,7 +138,10 @@ class Evaluations:
     def _measure(self) -> tuple[Measurement, Measurement | None]:
         """Measure both sources and log what was found."""
         data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
-        found = self._on(self.rows, data.templates, loss=self._loss)
+        asks_all = isinstance(self.started.objective, ZeroShot)  # whose loss on all rows is `nll`
+        found = self._on(self.rows, data.templates, loss=None if asks_all else self._loss)
+        if asks_all:
+            found = replace(found, losses={"loss": found.losses["nll"], **found.losses})
         self._write(found)
         if self.keep is None:
             return found, None

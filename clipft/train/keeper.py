@@ -98,7 +98,7 @@ class Keeper:
 
     def _state(self, *, epoch_end: bool) -> dict[str, Any]:
         prepared, clip, progress = self.prepared, self.started.clip, self.progress
-        loss = prepared.config.loss
+        loss, average = prepared.config.loss, self.started.stepper.average
         head = {"num_classes": len(prepared.classes), "cosine": loss.cosine, "bias": loss.bias}
         return {
             "format": FORMAT,
@@ -121,7 +121,7 @@ class Keeper:
             "saved": self._names,
             "data_sha256": prepared.data_sha256,
             "weights_sha256": {n: self.frozen.get(n) or tensor_sha256(t) for n, t in clip.model.state_dict().items()},
-            "ema": {"updates": self.started.stepper.average.updates} if prepared.config.train.ema else None,
+            "ema": {"updates": average.updates} if average else None,
             "scaler": self.started.stepper.scaler.state_dict(),
             "threads": torch.get_num_threads(),
         }
@@ -154,7 +154,7 @@ class Keeper:
         lay_over(self.started.clip.model, weights, checkpoint)
         training, stepper = read_training_state(folder), self.started.stepper
         load_named_state(stepper.optimizer, training.optimizer)
-        if self.prepared.config.train.ema is not None:
+        if stepper.average:
             stepper.average.take_up(training.trained, state["ema"]["updates"])
         stepper.scaler.load_state_dict(state["scaler"])
         restore_random_states(training.random, self.started.device)

@@ -46,6 +46,11 @@ class Objective(Protocol):
         """Whether it looks at the text features."""
         ...
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts whose features it wants at each step; empty for a batch's own captions."""
+        ...
+
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
         ...
@@ -101,6 +106,7 @@ class Contrastive:
 
     logit_scale: nn.Parameter
     needs_text: bool = True
+    texts: tuple[str, ...] = ()
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -120,6 +126,7 @@ class Siglip:
     logit_scale: nn.Parameter
     logit_bias: nn.Parameter
     needs_text: bool = True
+    texts: tuple[str, ...] = ()
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -132,6 +139,43 @@ class Siglip:
         p = 1 / batch_size
         yes, no = torch.tensor(p), torch.tensor(1 - p)
         return float(-(yes * yes.log() + torch.xlogy(no, no)) * batch_size)
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Cross-entropy of an image against the prompts of all classes, over a CLIP's own `logit_scale`.
+
+    What zero-shot classification asks (CLIP, section 3.1.2), as a loss: CoOp, section 3.2, equation 2.
+
+    Args:
+        texts: the prompts of class 0, of class 1 and so on, the same number of each.
+        classes: C, how many classes there are to choose from.
+        columns: (all classes,) which of these a label is; -1 for one that does not train.
+        label_smoothing: share of the target spread over all classes.
+        weights: (C,) weight of each class, or None.
+    """
+
+    logit_scale: nn.Parameter
+    texts: tuple[str, ...]
+    classes: int
+    columns: Tensor
+    label_smoothing: float = 0.0
+    weights: Tensor | None = None
+    needs_text: bool = True
+
+    def __call__(self, features: Features, targets: Targets) -> Tensor:
+        """The loss of a batch, a scalar; `features.text` has a row for each of `texts`."""
+        assert features.text is not None
+        prompts = features.text.unflatten(0, (self.classes, -1))  # (C, T, D)
+        embeddings = F.normalize(prompts.mean(dim=1), dim=-1)  # (C, D)
+        logits = self.logit_scale.exp() * features.image @ embeddings.T  # (B, C)
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        labels = self.columns.to(logits.device)[targets.labels]
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
+
+    def chance(self, batch_size: int) -> float:
+        """ln(classes)."""
+        return float(torch.tensor(float(self.classes)).log())
 
 
 @dataclass(frozen=True)
@@ -148,6 +192,7 @@ class Classify:
     label_smoothing: float = 0.0
     weights: Tensor | None = None
     needs_text: bool = False
+    texts: tuple[str, ...] = ()
 
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""

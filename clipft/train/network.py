@@ -79,7 +79,7 @@ class Network:
         """L2-normalised float32 features of images (B, 3, H, W) and, where the loss needs them, of their captions."""
         with self.autocast():
             image = self._image(images)
-            text = self._text(captions) if self.needs_text else None
+            text = self._text(captions) if self.needs_text and captions else None
         return Features(normalise(image), None if text is None else normalise(text))
 
     def image_features(self, images: Tensor) -> Tensor:

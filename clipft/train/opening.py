@@ -140,7 +140,7 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
         ("steps", _steps(prepared)),
         ("rates", " · ".join(f"{part} {rate:g}" for part, rate in peak_rates(prepared).items())),
         *(("pull", pull.in_words()) for pull in prepared.pulls),
-        *([("ema", _average(prepared.config.train.ema))] if prepared.config.train.ema else []),
+        *([("ema", _average(ema))] if (ema := prepared.config.train.ema) else []),
     ]
 
 
@@ -205,7 +205,9 @@ def _texts(prepared: Prepared) -> str:
         return ""
     sums, captions = prepared.arithmetic, prepared.splits.train.captions is not None
     templates = 1 if captions else len(prepared.config.data.templates)
-    texts = min(sums.distinct * templates, sums.batch_size)
+    texts = sums.distinct * templates
+    if prepared.loss != "zero_shot":
+        texts = min(texts, sums.batch_size)
     kind = "captions" if captions else "classes" if templates == 1 else "prompts of classes"
     pieces = f", {sums.micro_batch_size} at a time" if sums.micro_batch_size < texts else ""
     return f"prompt vectors: up to {texts} {kind} x {prepared.meta.context_length} tokens of text a step{pieces}"
@@ -216,8 +218,9 @@ def _rows(prepared: Prepared) -> str:
     words = f"{sums.batch_size} pairs x 1 process"
     if sums.micro_batch_size < sums.batch_size:
         words += f", encoded {sums.micro_batch_size} at a time with the gradient of the whole"
-    if prepared.loss == "classifier":
-        return f"{sums.batch_size} images x 1 process"
+    if prepared.loss in ("classifier", "zero_shot"):
+        against = f", each against the prompts of {sums.distinct} classes" if prepared.loss == "zero_shot" else ""
+        return words.replace(" pairs ", " images ") + against
     if sums.positives < 1.005:
         return f"{words} · {sums.negatives:.0f} negatives a row"
     return (

@@ -62,7 +62,7 @@ class Prepared:
 
     Args:
         config: what was asked; of a stage, as if it were a run of its own.
-        loss: contrastive, siglip or classifier; `auto` is resolved.
+        loss: contrastive, siglip, zero_shot or classifier; `auto` is resolved.
         splits: the rows.
         meta: the model without weights.
         plan: what trains.
@@ -132,7 +132,13 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
         stage = _stage(config, number, sums)
         stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep))
     plans = tuple(stage.plan for stage in stages)
-    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages])
+    two_encoders = config.model.name is None and config.model.pretrained is None  # joined by projections that are drawn
+    drawn = [
+        tower.name
+        for tower in (meta.image, meta.text)
+        if tower.projection_is_new or (two_encoders and tower.has_projection)
+    ]
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn)
     return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 
@@ -162,7 +168,7 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: str) -> st
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     if loss != "classifier" and before == "classifier":
         raise InputError(f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first")
-    if loss != "classifier" and config.train.batch_size < 2:
+    if loss in ("contrastive", "siglip") and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
     if splits.val is not None:
@@ -243,26 +249,27 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     own_vectors = prompt is not None and prompt.class_specific
     classes: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    if loss == "classifier" or own_vectors:
+    if loss in ("classifier", "zero_shot") or own_vectors:
         try:
             classes = read_source(config.data.train, config.data.class_names, "data.train").classes
         except InputError as error:
-            what = "the classifier's size" if loss == "classifier" else "the number of prompt vectors"
+            sizes = {"classifier": "the classifier's size", "zero_shot": "the cost of a step"}
+            what = sizes.get(loss, "the number of prompt vectors")
             unread = (f"{what} is not known, since the classes cannot be read: {error}",)
         else:
             meta = build_meta(config.model, classes=classes) if own_vectors else meta
     check_pooled(meta)
     notes = (*meta.resized, *unread)
     plan = plan_of(config, meta, loss, classes)
-    if not with_cost:
+    if not with_cost or (loss == "zero_shot" and not classes):
         return PlanReport(meta, plan, meta.base, notes)
-    shape = step_shape(config, loss)
+    shape = step_shape(config, loss, len(classes))
     cost = step_cost(meta, plan, shape)
     return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
 
 
-def step_shape(config: Config, loss: str) -> StepShape:
-    """What of a config a step's cost hangs on."""
+def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:
+    """What of a config a step's cost hangs on; `classes` is how many there are, where the loss is about all of them."""
     train = config.train
     device, precision = expected(train.device, train.precision)
     return StepShape(
@@ -273,6 +280,7 @@ def step_shape(config: Config, loss: str) -> StepShape:
         pooled=config.loss.features == "pooled",
         optimizer=config.optim.name,
         device=device,
+        texts=classes * len(config.data.templates) if loss == "zero_shot" else None,
     )
 
 
@@ -310,18 +318,20 @@ def check_pooled(meta: MetaModel) -> None:
 
 
 def check_rows(rows: Rows, loss: str, key: str) -> None:
-    """Refuse rows that a classifier cannot learn from."""
-    if loss != "classifier":
+    """Refuse rows without a class where the loss is about classes."""
+    if loss not in ("classifier", "zero_shot"):
         return
     if rows.labels is None:
         raise InputError(
-            f"loss.type: classifier needs a class for each row, and {key} ({rows.name}) has captions only; name "
+            f"loss.type: {loss} needs a class for each row, and {key} ({rows.name}) has captions only; name "
             f"a label column"
         )
     without = int((rows.labels < 0).sum())
     if without:
         first = rows.place(int((rows.labels < 0).argmax()))
-        raise InputError(f"{key}: {without} rows have no class, the first is {first}; a classifier needs one for each")
+        raise InputError(
+            f"{key}: {without} rows have no class, the first is {first}; loss.type: {loss} needs one for each"
+        )
 
 
 def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from clipft.config.forgetting_schema import RegularizeConfig, regularizers
@@ -49,22 +49,25 @@ class Pull:
         return f"{self.type} {self.weight:g} x {measure} the base's {of}, {' and '.join(self.towers)} (encoded: {cost})"
 
 
-def settle(config: TrainConfig, stages: Sequence[tuple[Plan, str]]) -> list[tuple[Pull, ...]]:
+def settle(
+    config: TrainConfig, stages: Sequence[tuple[Plan, str]], drawn: Collection[str] = ()
+) -> list[tuple[Pull, ...]]:
     """The pulls of each stage of a run; one that would hold nothing in a stage sits it out.
 
     Args:
         config: the section.
         stages: of each its plan and its loss (contrastive, siglip or classifier).
+        drawn: towers whose projection the base does not have.
 
     Raises:
-        InputError: one would hold nothing in any stage, or what the loss does not look at.
+        InputError: one would hold nothing in any stage, what the loss does not look at, or what the base has not.
     """
     found: list[list[Pull]] = [[] for _ in stages]
     for one in regularizers(config.regularize):
         refused: list[InputError] = []
         for pulls, (plan, loss) in zip(found, stages, strict=True):
             try:
-                pulls.append(_settle(one, plan, loss))
+                pulls.append(_settle(one, plan, loss, drawn))
             except InputError as error:
                 refused.append(error)
         if len(refused) == len(stages):
@@ -72,15 +75,15 @@ def settle(config: TrainConfig, stages: Sequence[tuple[Plan, str]]) -> list[tupl
     return [tuple(pulls) for pulls in found]
 
 
-def _settle(one: RegularizeConfig, plan: Plan, loss: str) -> Pull:
+def _settle(one: RegularizeConfig, plan: Plan, loss: str, drawn: Collection[str]) -> Pull:
     if one.type == "l2sp":
-        return _of_weights(one.weight, plan)
-    trains = {p.tower for p in plan.trainable}
-    if one.towers != "image" and any(p.tower == "text" and p.group == "prompt" for p in plan.parameters):
+        return _of_weights(one.weight, plan, drawn)
+    if drawn:
         raise InputError(
-            f"train.regularize: {one.type} asks for the base's text features, and past model.text.prompt these are not "
-            "built yet; write feature_distill with towers: image"
+            f"train.regularize: {one.type} holds the base's features, and the projection of {' and '.join(drawn)} is "
+            "drawn at random, so the base has none; write type: l2sp"
         )
+    trains = {p.tower for p in plan.trainable}
     if one.type == "zero_shot_distill":
         if loss == "classifier":
             raise InputError(
@@ -106,8 +109,12 @@ def _settle(one: RegularizeConfig, plan: Plan, loss: str) -> Pull:
     return Pull(one.type, one.weight, towers)
 
 
-def _of_weights(weight: float, plan: Plan) -> Pull:
-    left_out = tuple(p for p in plan.trainable if p.group in (*_NOT_OF_THE_BASE, *_SCALES))
+def _of_weights(weight: float, plan: Plan, drawn: Collection[str]) -> Pull:
+    left_out = tuple(
+        p
+        for p in plan.trainable
+        if p.group in (*_NOT_OF_THE_BASE, *_SCALES) or (p.group == "projection" and p.tower in drawn)
+    )
     holds = tuple(p for p in plan.trainable if p not in left_out)
     if not holds:
         raise InputError(

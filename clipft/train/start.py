@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
+from torch import Tensor
 
 from clipft.config.forgetting_schema import regularizers
-from clipft.data.captions import all_texts
+from clipft.data.captions import all_texts, class_prompts
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import ClipModel, build
@@ -17,7 +19,7 @@ from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average
 from clipft.train.base import Base, base_of
-from clipft.train.losses import Classify, Contrastive, Objective, Siglip
+from clipft.train.losses import Classify, Contrastive, Objective, Siglip, ZeroShot
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
@@ -112,7 +114,7 @@ def _settle(
 
 def _average(prepared: Prepared, clip: ClipModel) -> Average:
     ema = prepared.config.train.ema
-    if ema is None:
+    if ema is None or prepared.searches:  # what is computed in one go has no past to average
         return Average()
     return Average({p.name: clip.model.get_parameter(p.name) for p in prepared.plan.trainable}, ema.decay)
 
@@ -141,6 +143,8 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         return Siglip(clip.logit_scale, model.get_parameter("logit_bias"))
     loss = prepared.config.loss
     weights = class_weights(loss, prepared.splits.train)
+    if prepared.loss == "zero_shot":
+        return _zero_shot(prepared, clip, weights)
     if isinstance(trained := getattr(model, "classifier", None), Classifier):  # of the stage before
         return Classify(trained, loss.label_smoothing, weights)
     with torch.random.fork_rng(devices=[]):
@@ -155,6 +159,16 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head.start_from(prompts, clip.scale)
     model.classifier = head.to(device)
     return Classify(model.classifier, loss.label_smoothing, weights)
+
+
+def _zero_shot(prepared: Prepared, clip: ClipModel, weights: Tensor | None) -> ZeroShot:
+    """Over the classes that train: novel ones are there to be measured alone."""
+    rows, loss = prepared.splits.train, prepared.config.loss
+    trained = [name for name in rows.classes if name not in rows.novel]
+    columns = torch.tensor([trained.index(name) if name in trained else -1 for name in rows.classes])
+    texts = tuple(chain.from_iterable(class_prompts(trained, prepared.config.data.templates)))
+    weights = None if weights is None else weights[columns >= 0]
+    return ZeroShot(clip.logit_scale, texts, len(trained), columns, loss.label_smoothing, weights)
 
 
 def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:

@@ -96,12 +96,16 @@ class Stepper:
 
     def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """The loss, and what is added to it on features; the gradient of both goes to the parameters."""
-        size = len(batch.captions)
+        size, texts = len(batch.captions), self._texts(batch)
         rows_at_once = min(self.micro_batch_size or size, size)
-        base = self.regularizer.base_features(batch.images, batch.captions, rows_at_once)
+        base = self.regularizer.base_features(batch.images, texts, rows_at_once)
         if rows_at_once == size:
-            return self._descend(self.network.features(batch.images, batch.captions), base, batch)
+            return self._descend(self.network.features(batch.images, texts), base, batch)
         return self._backward_in_pieces(batch, base)
+
+    def _texts(self, batch: Batch) -> Sequence[str]:
+        """What goes through the text tower: the objective's texts, or the batch's captions."""
+        return self.objective.texts or batch.captions
 
     def _descend(self, features: Features, base: Features | None, batch: Batch) -> tuple[float, dict[str, float]]:
         """From the whole batch's features to the loss, and back to where they have their graph from."""
@@ -118,25 +122,27 @@ class Stepper:
         section 3. The second pass replays the first one's random numbers, so dropout is the same.
         """
         assert self.micro_batch_size is not None
-        pieces = [slice(i, i + self.micro_batch_size) for i in range(0, len(batch.captions), self.micro_batch_size)]
+        texts = self._texts(batch)
+        pieces = piece_slices(len(batch.captions), len(texts), self.micro_batch_size)
         states, features = [], []
         with torch.no_grad():
-            for piece in pieces:
+            for rows, some in pieces:
                 states.append(random_states(self.network.device))
-                features.append(self.network.features(batch.images[piece], batch.captions[piece]))
+                features.append(self.network.features(batch.images[rows], texts[some]))
         whole = _leaves(features)
         loss, added = self._descend(whole, base, batch)
         end = random_states(self.network.device)
-        for piece, state in zip(pieces, states, strict=True):
+        for (rows, some), state in zip(pieces, states, strict=True):
             restore_random_states(state, self.network.device)
-            again = self.network.features(batch.images[piece], batch.captions[piece])
-            backward_with(again, whole, piece)
+            again = self.network.features(batch.images[rows], texts[some])
+            backward_with(again, whole, rows, some)
         restore_random_states(end, self.network.device)
         return loss, added
 
     def _targets(self, batch: Batch) -> Targets:
         device = self.network.device
-        return Targets(caption_numbers(batch.captions).to(device), batch.labels.to(device), batch.identities.to(device))
+        captions = caption_numbers(self._texts(batch)).to(device)
+        return Targets(captions, batch.labels.to(device), batch.identities.to(device))
 
     def _check_gradients(self) -> None:
         missing = [
@@ -186,6 +192,13 @@ class Stepper:
         )
 
 
+def piece_slices(rows: int, texts: int, size: int) -> list[tuple[slice, slice]]:
+    """A batch in pieces of `size` rows, its texts in as many pieces: which rows, and which texts, of each."""
+    count = math.ceil(rows / size)
+    of_texts = math.ceil(texts / count)
+    return [(slice(i * size, (i + 1) * size), slice(i * of_texts, (i + 1) * of_texts)) for i in range(count)]
+
+
 def caption_numbers(captions: Sequence[str]) -> Tensor:
     """(B,) numbers that are equal where captions are equal."""
     first: dict[str, int] = {}
@@ -198,12 +211,12 @@ def _leaves(pieces: Sequence[Features]) -> Features:
     return Features(image, torch.cat(texts).requires_grad_() if texts else None)
 
 
-def backward_with(piece: Features, whole: Features, rows: slice) -> None:
+def backward_with(piece: Features, whole: Features, rows: slice, texts: slice) -> None:
     """Carry the loss's gradient at the features on into the towers; a frozen tower's features have no graph."""
     outputs, gradients = [], []
-    for ours, all_rows in ((piece.image, whole.image), (piece.text, whole.text)):
+    for ours, all_rows, which in ((piece.image, whole.image, rows), (piece.text, whole.text, texts)):
         if ours is not None and ours.requires_grad and all_rows is not None and all_rows.grad is not None:
             outputs.append(ours)
-            gradients.append(all_rows.grad[rows])
+            gradients.append(all_rows.grad[which])
     if outputs:
         torch.autograd.backward(outputs, gradients)

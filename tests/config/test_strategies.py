@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from strategy_pairs import refusal_of
 
 from clipft.config.dump import dump_config
 from clipft.config.load import Loaded, load_config
@@ -53,6 +54,7 @@ NO_SCALE = {"model.logit_scale.train": False}
             },
         ),
         ("heads", {**STILL, "optim.lr_heads": 1e-4}),
+        ({"name": "heads", "pull": 0.25}, {"train.regularize": {"type": "l2sp", "weight": 0.25}}),
         (
             {"name": "last_layers", "n": {"text": 1}, "norm": False, "projections": False, "logit_scale": False},
             {
@@ -78,6 +80,7 @@ NO_SCALE = {"model.logit_scale.train": False}
     ],
 )
 def test_what_a_strategy_stands_for(strategy: object, stands_for: dict[str, object]) -> None:
+    """P29: rates among them, each strategy's own."""
     assert stands_for.items() <= keys(strategy).items() or stands_for == keys(strategy)
 
 
@@ -104,23 +107,10 @@ def test_differential_rates_say_nothing_of_what_trains() -> None:
     assert not any("freeze" in key or "projection" in key for key in keys("differential_lr"))
 
 
-REFUSED = {
-    ("freeze_image", "freeze_text"): "each freeze what the other trains",
-    ("full", "freeze_image"): "freeze_image freezes the image tower, and full trains of it",
-    ("full", "freeze_text"): "freeze_text freezes the text tower, and full trains of it",
-    ("freeze_image", "last_layers"): "freeze_image freezes the image tower, and last_layers trains of it",
-    ("freeze_text", "last_layers"): "freeze_text freezes the text tower, and last_layers trains of it",
-    ("full", "lora"): "lora stands for weights that stand still",
-    ("prompt", "linear_probe"): "prompt trains vectors of the text tower",
-    ("freeze_image", "linear_probe"): "freeze_image trains the text tower",
-    ("logit_scale", "linear_probe"): "logit_scale has no say",
-}
-
-
 @pytest.mark.parametrize(("one", "other"), list(combinations(STRATEGIES, 2)))
 def test_every_pair_works_or_is_refused_with_a_sentence(one: str, other: str) -> None:
     """A pair loads into a config, in either order alike, or its line says why not."""
-    sentence = REFUSED.get((one, other)) or REFUSED.get((other, one))
+    sentence = refusal_of(one, other)
     if sentence is None:
         first, second = load(f"strategy: [{one}, {other}]"), load(f"strategy: [{other}, {one}]")
         assert first.config.model == second.config.model
@@ -129,6 +119,20 @@ def test_every_pair_works_or_is_refused_with_a_sentence(one: str, other: str) ->
         for pair in (f"[{one}, {other}]", f"[{other}, {one}]"):
             with pytest.raises(ConfigError, match=sentence):
                 load(f"strategy: {pair}")
+
+
+@pytest.mark.parametrize(
+    "text_alone",
+    [
+        {"name": "lora", "towers": ["text"]},
+        {"name": "adapter", "towers": ["text"]},
+        {"name": "last_layers", "n": {"text": 1}},
+    ],
+    ids=lambda strategy: str(strategy["name"]),
+)
+def test_what_trains_the_text_tower_alone_is_nothing_to_a_linear_probe(text_alone: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"{text_alone['name']} trains the text tower alone, which linear_probe's"):
+        keys(["linear_probe", text_alone])
 
 
 def test_written_keys_win_over_the_strategy() -> None:

@@ -273,6 +273,16 @@ def test_fewer_layers_than_minus_one_is_an_error_with_the_depth(text_tower: nn.M
         plan_of(text_tower, text={"freeze_layers": -2})
 
 
+def test_more_last_layers_than_blocks_do_not_freeze_the_backbone(text_tower: nn.Module) -> None:
+    """P13: one more than there are comes to -1, which written as a number would freeze all."""
+    for beyond in (7, 8):
+        with pytest.raises(
+            InputError, match=f"freeze_layers: depth - {beyond} .* has 6 blocks; write at most depth - 6"
+        ):
+            plan_of(text_tower, text={"freeze_layers": f"depth - {beyond}"})
+    plan_of(text_tower, text={"freeze_layers": "depth - 6"})
+
+
 def test_all_blocks_frozen_leaves_norm_and_pooling_training(tmp_path: Path) -> None:
     model = custom(timm_image("test_efficientnet"), hugging_face_text(tmp_path, pooler="cls_pooler"))
     image, text = towers_of(model)

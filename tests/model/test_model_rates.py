@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 from freeze_models import custom, hugging_face_text, native, plan_of, timm_image
 
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
+from clipft.model.additions import add_new
 from clipft.model.classifier import Classifier
+from clipft.model.freeze import make_plan
+from clipft.model.plan import NEW
 from clipft.model.rates import groups
+from clipft.model.towers import towers_of
 
 
 def rates_of(**config: Any) -> dict[str, float | None]:
@@ -138,3 +144,25 @@ def test_each_trainable_parameter_is_in_exactly_one_group(config: dict[str, Any]
     by_name = {p.name: p for p in plan.parameters}
     for group in made:
         assert {(by_name[n].lr, by_name[n].weight_decay) for n in group.names} == {(group.lr, group.weight_decay)}
+
+
+def test_new_parameters_have_a_rate_of_their_own_and_decay_by_what_they_are() -> None:
+    """P31: prompt vectors are never pulled to zero, nor an adapter's biases; P32: matrices of LoRA and adapters are."""
+    model = native()
+    image, text = towers_of(model)
+    section = ModelConfig(
+        name="a-model",
+        image={"lora": {"rank": 2}, "adapter": {"bottleneck": 4}, "prompt": {"length": 2}, "lr": 1e-6},
+        text={"prompt": {"length": 2, "depth": 2}},
+    )
+    add_new(model, image, text, section, seed=0)
+    optim = OptimConfig(lr=0.25, lr_new="x0.5", lr_heads=1e-3, weight_decay=0.3)
+    plan = make_plan(
+        model, image, text, name="a-model", config=section, loss="contrastive", features="projected", optim=optim
+    )
+    new = [p for p in plan.trainable if p.group in NEW]
+    assert {p.lr for p in new} == {0.125}
+    assert {p.lr for p in plan.trainable if p not in new} == {1e-3}
+    assert {p.group for p in new} == set(NEW)
+    for p in new:
+        assert p.weight_decay == (0.0 if p.group == "prompt" or p.name.endswith("bias") else 0.3), p.name

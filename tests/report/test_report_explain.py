@@ -99,7 +99,11 @@ def test_each_fits_half_a_screen_of_80_columns(name: str) -> None:
             "ViT-B-32",
             "last 2 blocks: 21,138,433 (14.0 %), image.freeze_layers: 10, text.freeze_layers: 10",
         ),
-        ("strategies", "ViT-B-32", "classifier: 87,849,216 and 513 a class"),
+        (
+            "strategies",
+            "ViT-B-32",
+            "linear_probe: 513 a class; loss.type: classifier alone trains 87,849,216 of the image tower",
+        ),
     ],
 )
 def test_its_numbers_are_this_models(topic: str, name: str, fact: str) -> None:

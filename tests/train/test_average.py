@@ -50,21 +50,24 @@ def test_a_skipped_step_does_not_move_it(begin: Begin) -> None:
 
 def test_training_never_sees_it(write: Write) -> None:
     """The losses and the weights kept for going on are those of a run without an average."""
-    plain, averaged = go(write("plain")), go(write("averaged", train={"ema": {"decay": 0.9}}))
+    plain, averaged = (
+        go(write(name, train={"epochs": 2, **ema}))
+        for name, ema in (("plain", {}), ("averaged", {"ema": {"decay": 0.9}}))
+    )
     ours, theirs = ([x["loss"] for x in lines(f.folder, "step")] for f in (averaged, plain))
     assert ours == theirs
-    trained = load_file(next(averaged.folder.glob("checkpoints/step-*16")) / OPTIMIZER)
+    trained = load_file(next(averaged.folder.glob("checkpoints/step-*08")) / OPTIMIZER)
     assert all(torch.equal(tensor, trained[f"trained/{name}"]) for name, tensor in weights(plain.folder).items())
     assert not same(weights(plain.folder), weights(averaged.folder))
 
 
 def test_what_is_measured_is_what_is_saved(write: Write) -> None:
     """The figures of the last evaluation come again from the saved model; frozen tensors are the base's."""
-    path = write(train={"ema": {"decay": 0.9}}, model={"text": {"freeze_backbone": True}})
+    path = write(train={"ema": {"decay": 0.9}, "epochs": 2}, model={"text": {"freeze_backbone": True}})
     shown = view()
     run = go(path, shown=shown).folder
     saved = load_saved(run, "last")
-    assert saved.state["ema"] == {"updates": 16}
+    assert saved.state["ema"] == {"updates": 8}
     rows = read_splits(saved.config.data, 0).val
     assert rows is not None
     found = measure(saved.clip, rows, templates=saved.templates, batch_size=8, workers=0, device=torch.device("cpu"))
@@ -79,15 +82,15 @@ def test_a_resumed_run_is_the_straight_one(write: Write, monkeypatch: pytest.Mon
     """P35, P37: the average, the weights below it, and all that is measured."""
     settings: dict[str, Any] = {
         "model": {"image": {"dropout": 0.1}, "text": {"freeze_layers": 1}},
-        "train": {"ema": {"decay": 0.9}},
+        "train": {"ema": {"decay": 0.9}, "epochs": 2},
         "evaluate": {"best": "loss"},
     }
     straight = go(write("straight", **settings))
     path = write("stopped", **settings)
-    stop_after(2, path, monkeypatch)
+    stop_after(1, path, monkeypatch)
     resumed = go(path, resume=True)
     assert same(weights(straight.folder), weights(resumed.folder))
-    files = [load_file(next(f.folder.glob("checkpoints/step-*16")) / OPTIMIZER) for f in (straight, resumed)]
+    files = [load_file(next(f.folder.glob("checkpoints/step-*08")) / OPTIMIZER) for f in (straight, resumed)]
     assert same(*files)
     assert resumed.tuned == straight.tuned
     ours, theirs = ([x["metrics"] for x in lines(f.folder, "evaluation")] for f in (resumed, straight))
@@ -107,6 +110,14 @@ def test_statistics_that_move_are_taken_as_they_are(write: Write, monkeypatch: p
     assert all(torch.equal(plain[name], resumed[name]) for name in means)
 
 
+def test_a_scale_that_is_computed_is_not_averaged(write: Write) -> None:
+    """Where nothing but logit_scale trains, its optimum is saved as it was found."""
+    still = {tower: {"freeze_backbone": True, "projection": "freeze"} for tower in ("image", "text")}
+    plain, averaged = (go(write(name, model=still, train=ema)) for name, ema in (("plain", {}), ("ema", {"ema": {}})))
+    assert same(weights(plain.folder), weights(averaged.folder))
+    assert load_saved(averaged.folder).state["ema"] is None
+
+
 def test_without_it_nothing_of_it_is_written(write: Write) -> None:
     run = go(write(train={"epochs": 1})).folder
     assert load_saved(run).state["ema"] is None
@@ -118,13 +129,13 @@ def test_a_stage_begins_with_the_average_of_the_one_before(write: Write, monkeyp
     """As a run from its checkpoint does; and when it was stopped between the two."""
     ema = {"ema": {"decay": 0.9}}
     heads = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
-    stages = ({"epochs": 2}, {"epochs": 1, "model": heads, "reset_optimizer": True})
+    stages = ({"epochs": 1}, {"epochs": 1, "model": heads, "reset_optimizer": True})
     both = go(with_stages(write("both", train=ema), *stages))
-    first = go(write("first", train={**ema, "epochs": 2}))
+    first = go(write("first", train={**ema, "epochs": 1}))
     base = {"pretrained": str(first.folder), **heads}
-    second = go(write("second", model=base, train={**ema, "epochs": 1, "first_epoch": 2}))
+    second = go(write("second", model=base, train={**ema, "epochs": 1, "first_epoch": 1}))
     a, b = weights(both.folder), weights(second.folder)
     assert max(float((a[name] - b[name]).abs().max()) for name in a) <= 1e-6
     path = with_stages(write("stopped", train=ema), *stages)
-    stop_after(2, path, monkeypatch)
+    stop_after(1, path, monkeypatch)
     assert same(a, weights(go(path).folder))

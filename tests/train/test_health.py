@@ -61,9 +61,9 @@ def test_the_last_good_checkpoint_is_named(
 
 def test_a_run_that_learns_goes_on(write: Write, pretrained: dict[str, str]) -> None:
     """P25: and each evaluation tells how alike things are."""
-    run = go(write(model=pretrained)).folder
+    run = go(write(model=pretrained, train={"epochs": 2})).folder
     told = [line["similarity"] for line in lines(run, "evaluation")]
-    assert len(told) == 5
+    assert len(told) == 3
     assert all(set(one) == {"image_similarity", "text_similarity"} for one in told)
     assert told[-1]["text_similarity"] < told[0]["text_similarity"]
 

@@ -12,39 +12,16 @@ import pytest
 import tiny_timm  # noqa: F401  # registers its models
 import torch
 import yaml
-from safetensors.torch import save_file
 from tiny_families import FAMILIES
-from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
-from train_runs import go, lines
+from train_runs import go, lines, write_base
 
 from clipft.config.load import load_config
-from clipft.config.schema import ModelConfig
 from clipft.export import export
 from clipft.model.build import build
 from clipft.model.saved import load_saved
 
-VOCABULARY = 49408  # of open_clip's own tokenizer
 SAMPLE = {"native, class token", "modified resnet", "siglip", "coca", "pe-core", "hf mt5, mlp", "hf m2m100"}
 EACH = [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-
-
-def write_base(family: str, folder: Path, *, weights: bool = False) -> Path:
-    """A local-dir: of the family's architecture, with a tokenizer of its own where it needs one."""
-    folder.mkdir()
-    cfg = FAMILIES[family](folder)
-    text = cfg["text_cfg"]
-    if name := text.get("hf_model_name"):
-        encoder = json.loads((Path(name) / "config.json").read_text())
-        write_word_tokenizer(folder, encoder["pad_token_id"])
-        text["context_length"] = 16
-    else:
-        text |= {"vocab_size": VOCABULARY} | ({"eos_id": VOCABULARY - 1} if text.get("pool_type") == "eos" else {})
-    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
-    write_open_clip(folder, cfg, preprocess)
-    if weights:
-        model = build(ModelConfig(name=f"local-dir:{folder}"), seed=5).model
-        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return folder
 
 
 @pytest.mark.parametrize("family", EACH)

@@ -156,7 +156,7 @@ def test_a_class_s_own_vectors_are_counted_in_a_report(write: Write) -> None:
 
 def test_another_run_does_not_start_from_prompt_vectors(write: Write) -> None:
     run = go(write(model=prompts(), **RUN)).folder
-    with pytest.raises(InputError, match="this run tuned prompt vectors, which are no weights of a model"):
+    with pytest.raises(InputError, match="this run tuned prompt vectors, which are no weights of a plain model"):
         start(prepare(load_config(write("next", model={"pretrained": str(run)})).config))
 
 

@@ -39,11 +39,17 @@ def test_two_epochs_and_two_more_are_four(write: Write, monkeypatch: pytest.Monk
 
 
 def test_another_config_does_not_take_up_an_unfinished_run(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """P35, P36: the differing keys are named."""
-    path = write()
+    """P35, P36: the differing keys are named, those of the freeze plan too, and what starts afresh."""
+    path = write(model={"text": {"freeze_layers": 1}})
     stop_after(1, path, monkeypatch)
-    with pytest.raises(InputError, match=r"train\.epochs: 4 there, 6 here"):
-        go(path, "train.epochs=6")
+    for override, told in (
+        ("train.epochs=6", r"train\.epochs: 4 there, 6 here"),
+        ("model.text.freeze_layers=2", r"model\.text\.freeze_layers: 1 there, 2 here"),
+        ("model.image.projection=freeze", r"model\.image\.projection: 'train' there, 'freeze' here"),
+        ("model.image.lora={rank: 2}", r"model\.image\.lora\.rank: None there, 2 here.*another run\.dir"),
+    ):
+        with pytest.raises(InputError, match=told):
+            go(path, override)
 
 
 def test_a_finished_run_is_never_written_to(write: Write) -> None:

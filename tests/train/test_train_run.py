@@ -11,7 +11,7 @@ from train_runs import Write, go, lines, said, same, view, weights
 
 from clipft.config.load import load_config
 from clipft.data.sources import read_splits
-from clipft.errors import InputError
+from clipft.errors import ConfigError, InputError
 from clipft.evaluate.measure import measure
 from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint, verify
@@ -53,6 +53,23 @@ def test_pieces_change_neither_the_steps_nor_the_rates(write: Write) -> None:
     ours, theirs = (lines(f.folder, "step") for f in (pieces, whole))
     assert [(x["step"], x["lr"]) for x in ours] == [(x["step"], x["lr"]) for x in theirs]
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=1e-5)
+
+
+def test_a_batch_in_pieces_is_said_to_be_one_batch(write: Write) -> None:
+    """P22: with its negatives; a form that averages the pieces' gradients, and adds no negatives, is not offered."""
+    path = write()
+    for pieces, told in (
+        ((), ""),
+        (("train.micro_batch_size=3",), ", encoded 3 at a time with the gradient of the whole"),
+    ):
+        shown = view()
+        dry_run(load_config(path, pieces), "x", shown)
+        words = " ".join(said(shown).split())
+        assert f"8 pairs x 1 process{told} · " in words
+        assert "these are positives of each other, 5.4 negatives a row" in words  # of 8, whatever the pieces
+    for key in ("accumulate_grad_batches", "gradient_accumulation_steps", "accum_freq"):
+        with pytest.raises(ConfigError, match=rf"train\.{key}: unknown key"):
+            load_config(path, [f"train.{key}=4"])
 
 
 def test_the_untouched_model_is_scored_first(write: Write) -> None:

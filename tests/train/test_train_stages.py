@@ -93,6 +93,17 @@ def test_the_optimisers_state_stays_for_what_stays_trainable(write: Write) -> No
     assert [float(step) for step in steps] == [12.0, 4.0]
 
 
+def test_that_state_is_kept_by_name_where_other_groups_train(write: Write) -> None:
+    """P36: what comes to train begins afresh beside what goes on; a tensor's place in a group does not matter."""
+    stages = ({"epochs": 2, "model": HEADS}, {"epochs": 1, "model": {**OPEN, "text": {"freeze_layers": 1}}})
+    end = sorted((go(with_stages(write(), *stages)).folder / "checkpoints").glob("step-*"))[-1]
+    state = load_file(end / "optimizer.safetensors")
+    taken = {name: float(steps) for name, steps in state.items() if name.endswith("/step")}
+    heads = {"visual.proj/step", "text_projection/step", "logit_scale/step"}
+    assert {taken[name] for name in heads} == {12.0}
+    assert {steps for name, steps in taken.items() if name not in heads} == {4.0}
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_run_goes_on_in_the_stage_it_stopped_in(write: Write, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """P36: in the midst of a stage and at its end, to the bit."""

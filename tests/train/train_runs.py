@@ -10,11 +10,18 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from safetensors.torch import save_file
+from tiny_families import FAMILIES
+from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
 
 from clipft.config.load import load_config
+from clipft.config.schema import ModelConfig
 from clipft.data.batches import Batch
+from clipft.model.build import build
 from clipft.model.saved import load_saved
+from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
+from clipft.train.prepare import Prepared
 from clipft.train.run import Finished, train
 from clipft.train.start import Started
 
@@ -43,6 +50,28 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """What the image and the text tower of a tuned run get."""
 
 
+VOCABULARY = 49408  # of open_clip's own tokenizer
+
+
+def write_base(family: str, folder: Path, *, weights: bool = False) -> Path:
+    """A local-dir: of the family's architecture, with a tokenizer of its own where it needs one."""
+    folder.mkdir()
+    cfg = FAMILIES[family](folder)
+    text = cfg["text_cfg"]
+    if name := text.get("hf_model_name"):
+        encoder = json.loads((Path(name) / "config.json").read_text())
+        write_word_tokenizer(folder, encoder["pad_token_id"])
+        text["context_length"] = 16
+    else:
+        text |= {"vocab_size": VOCABULARY} | ({"eos_id": VOCABULARY - 1} if text.get("pool_type") == "eos" else {})
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
+    write_open_clip(folder, cfg, preprocess)
+    if weights:
+        model = build(ModelConfig(name=f"local-dir:{folder}"), seed=5).model
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
 def view() -> TrainView:
     return TrainView(Console(file=io.StringIO(), width=100))
 
@@ -67,6 +96,26 @@ def lines(run: Path, kind: str) -> list[dict[str, Any]]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+def tensors(started: Started) -> dict[str, torch.Tensor]:
+    """A copy of every parameter and buffer."""
+    model = started.clip.model
+    return {n: t.detach().clone() for own in (model.named_parameters(), model.named_buffers()) for n, t in own}
+
+
+def few_steps(prepared: Prepared, started: Started, count: int) -> None:
+    """Optimiser steps at the peak rates, on pictures of noise and prompts of the classes."""
+    set_modes(started.clip.model, prepared.plan, training=True)
+    size = started.clip.preprocess_cfg["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(8)
+    labels = rows % len(prepared.classes)
+    captions = [f"a photo of a {prepared.classes[i]}." for i in labels.tolist()]
+    for _ in range(count):
+        images = torch.randn(8, 3, height, width, generator=generator)
+        started.stepper(Batch(images, captions, labels, rows, rows, ()))
 
 
 def gradients(started: Started, batch: Batch) -> dict[str, torch.Tensor]:

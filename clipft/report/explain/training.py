@@ -92,31 +92,34 @@ def strategies(model: Anatomy) -> Explanation:
 
     return Explanation(
         paragraphs(f"""
-            everything: {trains(image + text + scales)}, no key. When: thousands of pairs and a GPU. For: learns most;
-            rate 1e-5 (FLYP, CVPR 2023). Against: forgets most, rare classes first (LIFT, ICML 2024).
+            Each is a strategy: NAME of a config; `clipft freeze-report` lists the keys it stands for.
 
-            image tower: {trains(image + scales)}, text.freeze_backbone: true and text.projection: freeze. When:
-            unusual pictures, known words. For: text features stay. Against: wants data.
+            full: {trains(image + text + scales)}. When: thousands of pairs and a GPU. For: learns most; rate 1e-5
+            (FLYP, CVPR 2023). Against: forgets most, rare classes first (LIFT, ICML 2024).
 
-            text tower: {trains(text + scales)}, the same for image. When: known pictures, new words (LiT, CVPR
-            2022). For: no gradient in the image tower. Against: sees nothing new.
+            freeze_text: {trains(image + scales)}. When: unusual pictures, known words. For: text features stay.
+            Against: wants data. freeze_image: {trains(text + scales)}. When: known pictures, new words (LiT, CVPR
+            2022).
 
-            {_late_words(model)}: {trains(last + scales)}, image.freeze_layers: {first["image"]}, text.freeze_layers:
-            {first["text"]}. When: hundreds of photos. For: early features stay; 3 blocks, projections and a prompt
-            transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024). Against: one number more.
+            last_layers, {_late_words(model)}: {trains(last + scales)}, image.freeze_layers: {first["image"]},
+            text.freeze_layers: {first["text"]}. When: hundreds of photos. For: early features stay; 3 blocks,
+            projections and a prompt transferred best of the plain methods in Word and Descriptor Soups (CVPR 2024).
 
-            heads: {trains(projections + scales)}, both freeze_backbone: true. When: few photos, no GPU. For: the
-            backbones stay whole. Against: {_HEADS if projections else _NO_HEADS}
+            heads: {trains(projections + scales)}. When: few photos, no GPU. For: the backbones stay whole. Against:
+            {_HEADS if projections else _NO_HEADS}
 
-            logit_scale: {trains(scales)}, and both projection: freeze. When: right answers, but too sure or too
-            doubtful. For: no accuracy can fall. Against: none can rise.
+            lora, adapter, prompt: new parameters beside what stands still. When: few photos. For: LoRA led with 16
+            shots (CLIP-LoRA, CVPR workshops 2024). Against: prompts lose on classes not trained.
 
-            classifier: {counted(image)} and {counted(facts.image.embed_dim + 1)} a class, loss.type: classifier
-            (image.freeze_backbone: true: {own}). When: labels. For: starts from the prompts. Against: knows no other
-            class.
+            logit_scale: {trains(scales)}. When: right answers, but too sure or too doubtful. For: no accuracy can fall.
+            Against: none can rise.
 
-            different rates: all of it, image.lr: x0.1 or optim.groups. When: freezing cuts off too much. For: early
-            parts move slowly. Against: takes as long as everything. (image. and text. keys stand under model:.)
+            linear_probe: {counted(facts.image.embed_dim + 1)} a class; loss.type: classifier alone trains
+            {counted(image)} of the image tower too (image.freeze_backbone: true: {own}). When: labels. Against: knows
+            no other class.
+
+            differential_lr: all that trains, at rates of its own. When: freezing cuts off too much. For: early parts
+            move slowly. Against: takes as long as everything.
         """)
     )
 

@@ -1,0 +1,338 @@
+"""Every strategy, and some together, on two sets of real photos: what trains, what it costs, what it reaches and keeps.
+
+    python scripts/compare_strategies.py --base BASE --data DATA --out runs/compare [--only lora --photos clothing]
+    python scripts/compare_strategies.py ... --only lora --sweep model.image.lora.rank=2,8,32
+
+BASE is an open_clip local-dir with weights, DATA a folder with `clothing`, `signdigits`, `openstax` and `emoji`. What
+needs a native ViT starts from a small one, trained first on openstax and emoji. Each run is the command `clipft train`
+in a process of its own: at 16 shots three draws, on all photos one; figures are the last epoch's, on the test split.
+Finished runs keep their rows in OUT/rows.jsonl, and the script goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DRAWS = (0, 1, 2)
+SHOTS = 16
+EPOCHS = {"16 shots": 10, "all": 3}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+KEPT = "keep.image_to_text_r5"
+NATIVE_BASE = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": 96, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
+    "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 4},
+}
+"""Small enough to be trained in minutes on two cores."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table: keys over the common config.
+
+    Args:
+        name: what the row is called.
+        config: sections, as a config file has them.
+        native: whether it needs the native base.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    native: bool = False
+
+
+def _way(name: str, strategy: Any, *, native: bool = False, **sections: Any) -> Way:
+    return Way(name, {"strategy": strategy, **sections}, native)
+
+
+LAST = {"name": "last_layers", "n": 1}
+LAST_TEXT = {"name": "last_layers", "n": {"text": 1}, "projections": False, "logit_scale": False}
+WAYS = (
+    _way("full", "full", optim={"lr": 1e-4}),
+    _way("freeze_image", "freeze_image", optim={"lr": 5e-5}),
+    _way("freeze_text", "freeze_text", optim={"lr": 1e-4}),
+    _way("heads", "heads", optim={"lr_heads": 1e-3}),
+    _way("last_layers", LAST, optim={"lr": 1e-4, "lr_heads": 1e-3}),
+    _way("prompt", "prompt", loss={"type": "zero_shot"}),
+    _way("differential_lr", "differential_lr", optim={"lr": 1e-4}),
+    _way("logit_scale", "logit_scale"),
+    _way("linear_probe", "linear_probe"),
+    _way("prompt + logit_scale", ["prompt", "logit_scale"], loss={"type": "zero_shot"}),
+    _way("prompt + last text block and norm", ["prompt", LAST_TEXT], loss={"type": "zero_shot"}),
+    _way("heads + last_layers", ["heads", LAST], optim={"lr": 1e-4, "lr_heads": 1e-3}),
+    _way("differential_lr + last_layers", ["differential_lr", LAST], optim={"lr": 1e-4}),
+    *(
+        _way(f"{name}, native ViT", strategy, native=True, loss={"type": "zero_shot"})
+        for name, strategy in {
+            "full": "full",
+            "heads": "heads",
+            "lora": "lora",
+            "adapter": "adapter",
+            "prompt": {"name": "prompt", "towers": ["image", "text"]},
+            "lora + prompt": ["lora", "prompt"],
+        }.items()
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run came to.
+
+    Args:
+        way: which row of the table.
+        photos: clothing or signdigits.
+        data: 16 shots or all.
+        draw: of the shots, and the run's seed.
+        trainable: numbers that train.
+        seconds: of the command, start-up and both evaluations included.
+        memory: bytes of the process at most.
+        base: the base's accuracy.
+        tuned: the last epoch's.
+        kept_before: recall at 5, image to text, of openstax's test split.
+        kept: the same afterwards.
+        settings: what `--sweep` changed.
+    """
+
+    way: str
+    photos: str
+    data: str
+    draw: int
+    trainable: int
+    seconds: float
+    memory: int
+    base: float
+    tuned: float
+    kept_before: float
+    kept: float
+    settings: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, int, str]:
+        """What makes a run this one and no other."""
+        return self.way, self.photos, self.data, self.draw, self.settings
+
+
+def main() -> int:
+    """Run what is missing, then print the tables."""
+    options = _parser().parse_args()
+    if not (options.data / "clothing").is_dir():
+        print(f"skipped: {options.data} has no clothing, signdigits, openstax and emoji")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = {row.key: row for row in read_rows(options.out)}
+    wanted = [way for way in WAYS if not options.only or any(name == way.name for name in options.only)]
+    native = train_native_base(options) if any(way.native for way in wanted) else None
+    done = []
+    for way, setting, photos, data, draw in runs(wanted, options):
+        key = (way.name, photos, data, draw, setting)
+        if key not in rows:
+            base: Path = native if native is not None and way.native else options.base
+            rows[key] = run(way, setting, photos, data, draw, base, options)
+            with (options.out / "rows.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(rows[key])) + "\n")
+            print(f"{way.name} {setting} {photos} {data} {draw}: {rows[key].tuned:.3f}", file=sys.stderr, flush=True)
+        done.append(rows[key])
+    print_tables(done)
+    return 0
+
+
+def runs(ways: Iterable[Way], options: argparse.Namespace) -> Iterable[tuple[Way, str, str, str, int]]:
+    """Each run that is wanted; one draw of all photos."""
+    key, _, values = (options.sweep or "").partition("=")
+    settings = [f"{key}={value}" for value in values.split(",")] if key else [""]
+    for photos in options.photos or ("clothing", "signdigits"):
+        for data in options.sets or EPOCHS:
+            for way in ways:
+                for setting in settings:
+                    for draw in DRAWS if data != "all" else DRAWS[:1]:
+                        yield way, setting, photos, data, draw
+
+
+def run(way: Way, setting: str, photos: str, data: str, draw: int, base: Path, options: argparse.Namespace) -> Row:
+    """One `clipft train` and what it left."""
+    name = "-".join(filter(None, (way.name, setting, photos, data, str(draw)))).replace(" ", "_").replace("/", "_")
+    folder, config = options.out / name, options.out / f"{name}.yaml"
+    config.write_text(yaml.safe_dump(config_of(way, photos, data, draw, base, options.data)), encoding="utf-8")
+    sets = {"run.dir": folder, **dict([setting.split("=", 1)] if setting else [])}
+    seconds, memory = train(config, sets, options.out / f"{name}.log")
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    before, after = result["base"], result["tuned"]
+    figure = "classifier_top1" if "classifier_top1" in after else "zero_shot_top1"
+    return Row(
+        way.name,
+        photos,
+        data,
+        draw,
+        plan["totals"]["trainable"],
+        seconds,
+        memory,
+        before[figure],
+        after[figure],
+        before[KEPT],
+        after[KEPT],
+        setting,
+    )
+
+
+def config_of(way: Way, photos: str, data: str, draw: int, base: Path, place: Path) -> dict[str, Any]:
+    """The common config with the way's keys over it."""
+    template, names = "a photo of a {}.", {}
+    if photos == "signdigits":
+        template = "a photo of a hand showing the number {}."
+        names = {str(number): word for number, word in enumerate(DIGITS)}
+    held_out = "test" if photos == "clothing" else "val"
+    shots = {"shots": {"per_class": SHOTS, "seed": draw}} if data != "all" else {}
+    config: dict[str, Any] = {
+        "model": {"name": f"local-dir:{base}"},
+        "data": {
+            "train": {"folder": str(place / photos / "train")},
+            "val": {"folder": str(place / photos / held_out)},
+            "templates": [template],
+            "class_names": names,
+            "workers": 1,
+            **shots,
+        },
+        "optim": {},
+        "train": {"epochs": EPOCHS[data], "batch_size": 32},
+        "evaluate": {"every": 1_000_000, "keep": openstax(place, "test"), "keep_templates": None},
+        "checkpoint": {"keep": {"last": 1}},
+        "run": {"seed": draw},
+    }
+    for section, keys in way.config.items():
+        config[section] = {**config[section], **keys} if isinstance(config.get(section), dict) else keys
+    return config
+
+
+def openstax(place: Path, split: str) -> dict[str, str]:
+    """A split of the textbook figures as a data source."""
+    return {"table": str(place / "openstax" / "captions.csv"), "caption": "caption", "split": f"split={split}"}
+
+
+def train(config: Path, sets: Mapping[str, Any], log: Path) -> tuple[float, int]:
+    """`clipft train` in a process of its own: its seconds, and its bytes at most.
+
+    Raises:
+        SystemExit: it failed; the log says why.
+    """
+    words = [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+    began = time.perf_counter()
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen([sys.executable, "-m", "clipft", "train", str(config), *words], stderr=file)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{config}: failed; see {log}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - began, usage.ru_maxrss * unit
+
+
+def train_native_base(options: argparse.Namespace) -> Path:
+    """The small native ViT, trained on openstax's training split and emoji, exported for plain open_clip."""
+    folder: Path = options.out / "native-base"
+    if (folder / "open_clip_config.json").exists():
+        return folder
+    blank = options.out / "native-blank"
+    blank.mkdir(exist_ok=True)
+    preprocess = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+    model = {"model_cfg": NATIVE_BASE, "preprocess_cfg": preprocess}
+    (blank / "open_clip_config.json").write_text(json.dumps(model), encoding="utf-8")
+    pairs = options.out / "native-pairs.csv"
+    write_pairs(options.data, pairs)
+    config = {
+        "model": {"name": f"local-dir:{blank.resolve()}"},
+        "data": {"train": {"table": str(pairs.resolve()), "caption": "caption"}, "val": 0.05, "workers": 1},
+        "optim": {"lr": 1e-3, "weight_decay": 0.2},
+        "train": {"epochs": 20, "batch_size": 128},
+        "evaluate": {"every": 1_000_000},
+    }
+    path = options.out / "native-base.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    run_dir = options.out / "native-run"
+    train(path, {"run.dir": run_dir}, options.out / "native-base.log")
+    export = [sys.executable, "-m", "clipft", "export", str(run_dir), "--out", str(folder)]
+    subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def write_pairs(place: Path, out: Path) -> None:
+    """A table of openstax's training split and all emoji: image, caption."""
+    with (place / "openstax" / "captions.csv").open(encoding="utf-8", newline="") as file:
+        figures = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    pairs = [(place / "openstax" / row["image"], row["caption"]) for row in figures]
+    for line in (place / "emoji" / "emoji.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        pairs.append((place / "emoji" / row["image"], row["caption"]))
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        writer.writerows((path.resolve(), caption) for path, caption in pairs)
+
+
+def read_rows(out: Path) -> list[Row]:
+    """The rows of earlier calls."""
+    path = out / "rows.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def print_tables(rows: Sequence[Row]) -> None:
+    """A table for each set of photos and each amount of them, means over draws with their deviation."""
+    for photos, data in dict.fromkeys((row.photos, row.data) for row in rows):
+        some = [row for row in rows if (row.photos, row.data) == (photos, data)]
+        print(f"\n{photos}, {data}\n")
+        print("| trains | parameters | seconds | memory GB | top-1: base | tuned | kept: base | tuned |")
+        print("| --- |" + " ---: |" * 7)
+        for name, setting in dict.fromkeys((row.way, row.settings) for row in some):
+            print(line([row for row in some if (row.way, row.settings) == (name, setting)]))
+
+
+def line(rows: Sequence[Row]) -> str:
+    """One row of a table."""
+    first = rows[0]
+    seconds, memory = (statistics.mean(values) for values in ([r.seconds for r in rows], [r.memory for r in rows]))
+    cells = [
+        f"{first.way} {first.settings}".strip(),
+        f"{first.trainable:,}",
+        f"{seconds:.0f}",
+        f"{memory / 1e9:.1f}",
+        f"{statistics.mean(r.base for r in rows):.3f}",
+        _spread([r.tuned for r in rows]),
+        f"{first.kept_before:.3f}",
+        _spread([r.kept for r in rows]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Compare strategies on real photos.")
+    parser.add_argument("--base", type=lambda p: Path(p).resolve(), required=True, help="an open_clip local-dir")
+    parser.add_argument("--data", type=lambda p: Path(p).resolve(), required=True, help="folder with the four sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--only", action="append", choices=[way.name for way in WAYS], help="repeatable")
+    parser.add_argument("--photos", action="append", choices=("clothing", "signdigits"))
+    parser.add_argument("--sets", action="append", choices=tuple(EPOCHS))
+    parser.add_argument("--sweep", metavar="KEY=A,B,C", help="the same table for values of a key")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The loss that asks as zero-shot classification does: an image against the prompts of all classes."""
+
+import numpy as np
+import pytest
+import torch
+from train_runs import Write, go, lines, said, view, weights
+
+from clipft.config.load import load_config
+from clipft.errors import ConfigError, InputError
+from clipft.train.losses import Features, Targets, ZeroShot
+from clipft.train.prepare import prepare, report_plan
+
+
+def test_it_is_the_cross_entropy_of_scaled_cosines() -> None:
+    """Against NumPy, with two prompts a class and a class that does not train."""
+    rng = np.random.default_rng(0)
+    image, text = rng.normal(size=(5, 8)), rng.normal(size=(6, 8))
+    image /= np.linalg.norm(image, axis=1, keepdims=True)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    labels = np.array([0, 2, 3, 3, 0])  # of four classes, the second of which is not among the trained ones
+    loss = ZeroShot(
+        torch.nn.Parameter(torch.tensor(2.0)), tuple("abcdef"), 3, torch.tensor([0, -1, 1, 2]), label_smoothing=0.1
+    )
+    numbers = torch.arange(5)
+    value = loss(
+        Features(torch.from_numpy(image).float(), torch.from_numpy(text).float()),
+        Targets(numbers, torch.from_numpy(labels), numbers),
+    )
+    embeddings = text.reshape(3, 2, 8).mean(axis=1)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    logits = np.exp(2.0) * image @ embeddings.T
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    right = log_p[np.arange(5), [0, 1, 2, 2, 0]]
+    assert float(value.detach()) == pytest.approx(-(0.9 * right + 0.1 * log_p.mean(axis=1)).mean(), rel=1e-5)
+    assert loss.chance(5) == pytest.approx(np.log(3))
+
+
+def test_a_run_learns_and_its_validation_loss_is_the_nll(write: Write) -> None:
+    shown = view()
+    finished = go(write(loss={"type": "zero_shot"}, train={"epochs": 6}), shown=shown)
+    assert finished.tuned["zero_shot_top1"] == 1.0
+    assert finished.tuned["loss"] == finished.tuned["nll"]
+    assert lines(finished.folder, "step")[0]["chance"] == pytest.approx(np.log(4))
+    assert "8 images x 1 process, each against the prompts of 4 classes" in said(shown)
+
+
+def test_pieces_give_the_whole_batchs_gradient(write: Write) -> None:
+    """P22: fewer texts than pieces of rows, and prompts by several templates."""
+    data = {"templates": ["a photo of a {}.", "{}", "the colour {}"]}
+    loss, train = {"type": "zero_shot"}, {"epochs": 1}
+    whole = go(write("whole", loss=loss, data=data, train=train, optim={"name": "sgd", "lr": 0.1}))
+    pieces = go(
+        write("pieces", loss=loss, data=data, train={**train, "micro_batch_size": 3}, optim={"name": "sgd", "lr": 0.1})
+    )
+    a, b = weights(whole.folder), weights(pieces.folder)
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-5
+    assert any(not torch.equal(a[name], b[name]) for name in a)  # it did take another way
+
+
+def test_novel_classes_are_not_among_the_answers(write: Write) -> None:
+    finished = go(write(loss={"type": "zero_shot"}, evaluate={"novel_classes": "half"}, train={"epochs": 2}))
+    assert lines(finished.folder, "step")[0]["chance"] == pytest.approx(np.log(2))
+
+
+def test_what_it_needs(write: Write, tmp_path: object) -> None:
+    config = load_config(write(loss={"type": "zero_shot", "label_smoothing": 0.1, "class_weights": "balanced"})).config
+    assert prepare(config).loss == "zero_shot"
+    cost = report_plan(config).cost
+    assert cost is not None
+    contrastive = report_plan(load_config(write("contrastive")).config).cost
+    assert contrastive is not None
+    assert cost.step.forward < contrastive.step.forward  # 4 texts in place of 8
+    with pytest.raises(ConfigError, match="label_smoothing: is for type: classifier or zero_shot, not contrastive"):
+        load_config(write(loss={"type": "contrastive", "label_smoothing": 0.1}))
+    hands = {"train": {"builtin": "hands", "count": 32, "label": None}, "val": None}
+    with pytest.raises(InputError, match=r"loss.type: zero_shot needs a class for each row"):
+        prepare(load_config(write("captions", loss={"type": "zero_shot"}, data=hands)).config)
