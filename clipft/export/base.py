@@ -14,6 +14,7 @@ from clipft.export.read import is_export, read_export
 from clipft.model.build import ClipModel, build
 from clipft.model.config_files import LOCAL_DIR
 from clipft.model.lora import merge_lora
+from clipft.model.names import listed
 from clipft.model.recipe import HF_HUB
 from clipft.model.saved import load_saved
 
@@ -59,7 +60,10 @@ def open_base(name: str) -> ClipModel:
         return build(ModelConfig(name=architecture, pretrained=tag), seed=0)
     if name in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(name)
-        raise InputError(f"{name}: is an architecture, which has no weights of its own; write {name}:TAG of {tags}")
+        known = f"; its tags are {listed(tags)}" if tags else ""
+        raise InputError(
+            f"{name}: is an architecture, which has no weights of its own; write {name}:TAG or FILE{known}"
+        )
     raise InputError(f"{name}: {'is a file' if path.exists() else 'does not exist'}; {_EXPECTED}")
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_families import build as build_tiny
 from torch import Tensor
-from train_runs import TUNED, TunedRun
+from train_runs import TunedRun, cases
 
 import clipft
 from clipft.config.schema import ModelConfig
@@ -31,7 +31,7 @@ from clipft.model.towers import towers_of
 from clipft.predict import Compute, predict_classes
 
 CPU = torch.device("cpu")
-CASES = [case for case in TUNED if case not in ("lora", "heads")]
+CASES = cases("middle", "image", "block adapters", slow=("text prompt", "class specific", "text feature adapter"))
 ADAPTER, FEATURE = {"bottleneck": 4}, {"reduction": 2, "ratio": 0.5}
 
 
@@ -94,7 +94,7 @@ def test_a_folder_holds_an_ordinary_model_the_additions_and_their_config(tuned_r
     assert open_target(str(tmp_path / "out" / "model")).classes == ()
 
 
-@pytest.mark.parametrize("case", ["text prompt", "class specific", "text feature adapter"])
+@pytest.mark.parametrize("case", cases("class specific", "text feature adapter", slow=["text prompt"]))
 def test_plain_open_clip_gives_the_runs_answers_by_the_class_embeddings(
     case: str, tuned_run: TunedRun, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "heads": ({"freeze_backbone": True}, {"freeze_backbone": True}),
 }
 """What the image and the text tower of a tuned run get."""
+
+
+def cases(*quick: str, slow: Iterable[str]) -> list[Any]:
+    """Cases of `TUNED` for parametrize, some of them in the slow tier."""
+    return [*quick, *(pytest.param(case, marks=pytest.mark.slow) for case in slow)]
 
 
 VOCABULARY = 49408  # of open_clip's own tokenizer
