@@ -61,9 +61,7 @@ def open_base(name: str) -> ClipModel:
     if name in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(name)
         known = f"; its tags are {listed(tags)}" if tags else ""
-        raise InputError(
-            f"{name}: is an architecture, which has no weights of its own; write {name}:TAG or FILE{known}"
-        )
+        raise InputError(f"{name}: is an architecture and has no weights of its own; write {name}:TAG or FILE{known}")
     raise InputError(f"{name}: {'is a file' if path.exists() else 'does not exist'}; {_EXPECTED}")
 
 

@@ -175,7 +175,7 @@ def test_the_ways_to_name_a_base(adapter: Any, tuned_run: TunedRun, tmp_path: Pa
         clipft.load(tuned_run("middle"), adapters={"mine": file})
     with pytest.raises(
         InputError,
-        match=r"RN50: is an architecture, which has no weights of its own; write RN50:TAG or FILE; its tags are openai,",
+        match="RN50: is an architecture and has no weights of its own; write RN50:TAG or FILE; its tags are openai,",
     ):
         clipft.load("RN50", adapters={"mine": file})
     with pytest.raises(InputError, match=r"nowhere: does not exist; expected local-dir:PATH"):
