@@ -63,3 +63,11 @@ Which = Annotated[
     typer.Option("--which", help="A run's best or last checkpoint; the best where the run chose one."),
 ]
 ComputeIn = Annotated[Precision, typer.Option("--precision", help="auto is bf16 where the hardware has it, else fp32.")]
+Adapter = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--adapter",
+        metavar="FILE",
+        help="Put this on the model, which is its base then (ARCHITECTURE:TAG too); export --adapter-only writes it.",
+    ),
+]

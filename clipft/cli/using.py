@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Layout, MapMethod, Precision, Which
+from clipft.cli.options import Adapter, BatchSize, ComputeIn, Data, Device, Layout, MapMethod, Precision, Which
 from clipft.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def evaluate(
         ),
     ],
     data: Data = None,
+    adapter: Adapter = None,
     which: Which = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Measure the base beside the tuned model.")] = True,
     keep: Annotated[
@@ -61,6 +62,7 @@ def evaluate(
         batch_size=batch_size,
         with_base=base,
         with_keep=keep,
+        adapter=adapter,
         watch=show_progress,
     )
     if as_json:
@@ -100,6 +102,7 @@ def embed(
         MapMethod | None,
         typer.Option("--method", help="Beside PCA: tsne or umap; auto takes what is installed; pca is PCA alone."),
     ] = None,
+    adapter: Adapter = None,
     which: Which = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Put the base beside the tuned model.")] = True,
     batch_size: BatchSize = 64,
@@ -147,6 +150,7 @@ def embed(
         with_base=base,
         check=checks(vectors),
         thumbnails=thumbnails_for(picture),
+        adapter=adapter,
         watch=show_progress,
     )
     measured = {side: figures(embeddings, side) for side in embeddings.sides}
@@ -179,6 +183,7 @@ def predict(
     threshold: Annotated[
         float, typer.Option("--threshold", min=0.0, max=1.0, help="Show only classes at least this probable.")
     ] = 0.0,
+    adapter: Adapter = None,
     which: Which = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
@@ -210,7 +215,7 @@ def predict(
     place = choose_device(device, "--device")
     chosen = choose_precision(precision.value, place, "--precision")
     compute = Compute(place, lambda: chosen.autocast(place), batch_size, watch=show_progress)
-    target = open_target(model, which.value if which else None)
+    target = open_target(model, which.value if which else None, adapter=adapter)
     say((*target.notes, *chosen.notes))
     found = (
         nearest_images(target, query, looked_at, compute, top=top)
@@ -231,21 +236,38 @@ def predict(
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
-    out: Annotated[str, typer.Option("--out", help="The folder to write (with --to pt also a .pt file).")],
+    out: Annotated[
+        str,
+        typer.Option("--out", help="The folder to write (with --to pt also a .pt file, with --adapter-only a file)."),
+    ],
     to: Annotated[
         Layout,
         typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict; hf: for transformers."),
     ] = Layout.open_clip,
     which: Which = None,
+    adapter_only: Annotated[
+        bool,
+        typer.Option(
+            "--adapter-only",
+            help="Write one .safetensors file with what the run changed of its base; predict --adapter takes it.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
 ) -> None:
     """Write a run's model so that plain open_clip, or transformers, loads it.
 
     Example: clipft export runs/handclip --out handclip-model
     """
+    if adapter_only and to is not Layout.open_clip:
+        raise InputError(f"--adapter-only: writes a file of clipft's own; leave out --to {to.value}")
+
     from clipft.export import export as write
+    from clipft.export import export_adapter
     from clipft.report.console import result
     from clipft.report.export_view import export_view
 
-    written = write(run, out, which=which.value if which else None, to=to.value, force=force)
+    if adapter_only:
+        written = export_adapter(run, out, which=which.value if which else None, force=force)
+    else:
+        written = write(run, out, which=which.value if which else None, to=to.value, force=force)
     result().print(export_view(written), soft_wrap=True)

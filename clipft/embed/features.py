@@ -108,6 +108,7 @@ def embed_target(
     with_base: bool = True,
     check: Callable[[Rows], None] = lambda rows: None,
     thumbnails: int = 0,
+    adapter: str | None = None,
     watch: Watch = unwatched,
 ) -> Embeddings:
     """Features of rows by what `name` stands for, and by the base it was tuned from.
@@ -124,6 +125,7 @@ def embed_target(
         with_base: whether to ask the base too, where it is known.
         check: sees the rows before the first image is read, and may refuse them.
         thumbnails: how many small pictures to keep at most.
+        adapter: a file to put on `name`, which is the base then.
         watch: shows progress.
 
     Raises:
@@ -145,7 +147,16 @@ def embed_target(
         )
         return seen, _features(clip, seen, asked.templates, device, autocast), thumbs
 
-    found = look_at_sides(name, data, look, which=which, device=device, with_base=with_base, classifier_too=False)
+    found = look_at_sides(
+        name,
+        data,
+        look,
+        which=which,
+        device=device,
+        with_base=with_base,
+        classifier_too=False,
+        adapter=adapter,
+    )
     both: dict[Side, tuple[Seen, Features, Thumbnails]] = {}
     if found.base is not None:
         both["base"] = found.base

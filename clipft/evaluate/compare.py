@@ -83,6 +83,7 @@ def evaluate_target(
     workers: int | Literal["auto"] = "auto",
     with_base: bool = True,
     with_keep: bool = True,
+    adapter: str | None = None,
     watch: Watch = unwatched,
 ) -> Evaluation:
     """Measure what `name` stands for, and the base it was tuned from.
@@ -97,6 +98,7 @@ def evaluate_target(
         workers: processes that decode images.
         with_base: whether to measure the base too, where it is known.
         with_keep: whether to measure on evaluate.keep too, where the config names it.
+        adapter: a file to put on `name`, which is the base then.
         watch: shows progress.
     """
     how: dict[str, Any] = {
@@ -122,6 +124,7 @@ def evaluate_target(
         with_base=with_base,
         classifier_too=True,
         keep_too=with_keep,
+        adapter=adapter,
     )
     base, kept_base = sides.base or (None, None)
     tuned, kept_tuned = sides.tuned or (None, None)

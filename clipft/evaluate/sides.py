@@ -71,6 +71,7 @@ def look_at_sides(
     with_base: bool,
     classifier_too: bool,
     keep_too: bool = False,
+    adapter: str | None = None,
 ) -> Sides[T]:
     """Look at what `name` stands for, then at the base it was tuned from.
 
@@ -83,8 +84,9 @@ def look_at_sides(
         with_base: whether to look at the base too, where it is known.
         classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
         keep_too: whether to read evaluate.keep of the run's config.
+        adapter: a file to put on `name`, which is the base then.
     """
-    target = open_target(name, which, need_data=data is None)
+    target = open_target(name, which, need_data=data is None, adapter=adapter)
     rows, notes = rows_for(target, data, classifier_too=classifier_too)
     notes = (*target.notes, *rows.notes, *notes)
     asked = Asked(rows, target.templates, target.pooled)
@@ -92,18 +94,19 @@ def look_at_sides(
         keep, said = keep_rows(target.config, target.config.evaluate.keep)
         asked = replace(asked, keep=keep, keep_templates=target.config.evaluate.keep_templates or target.templates)
         notes = (*notes, *said)
-    config, tuned, first_name = target.config, target.tuned, target.clip.base
+    config, tuned, first_name, base = target.config, target.tuned, target.clip.base, target.base
     target.clip.model.to(device)
     first = look(target.clip, asked)
     if not tuned:
         return Sides(asked, first_name, first, None, notes)
     del target  # two large models need not fit side by side
-    if config is None or not with_base:
-        why = (
-            () if config is not None else ("an exported model does not bring its base: name the run for a comparison",)
-        )
+    if not with_base or (config is None and base is None):
+        known = config is not None or base is not None
+        why = () if known else ("an exported model does not bring its base: name the run for a comparison",)
         return Sides(asked, first_name, None, first, (*notes, *why))
-    base = build(base_of(config.model), config.run.seed)
+    if base is None:
+        assert config is not None
+        base = build(base_of(config.model), config.run.seed)
     base.model.to(device)
     return Sides(asked, base.base, look(base, asked), first, notes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import open_clip
@@ -11,7 +11,9 @@ import open_clip
 from clipft.config.load import load_config
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.export.read import is_export, read_export
+from clipft.export.adapter import put_on, read_adapter, sha256_of_base
+from clipft.export.base import open_base
+from clipft.export.read import Facts, is_export, read_export
 from clipft.model.additions import base_of
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
@@ -34,6 +36,7 @@ class Target:
         pooled: whether the classifier, if any, sees features before the projection.
         config: the run's config; None where the model comes without one.
         notes: what to say about how it was loaded.
+        base: what it was tuned from, where that was loaded with it.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Target:
     pooled: bool = False
     config: Config | None = None
     notes: tuple[str, ...] = ()
+    base: ClipModel | None = None
 
     @property
     def classifier(self) -> Classifier | None:
@@ -53,17 +57,23 @@ class Target:
         return classifier
 
 
-def open_target(name: str, which: Which | None = None, *, need_data: bool = False) -> Target:
+def open_target(
+    name: str, which: Which | None = None, *, need_data: bool = False, adapter: str | None = None
+) -> Target:
     """Load what `name` stands for.
 
     Args:
         name: a run's folder, a checkpoint's, a config file, an exported model's folder, local-dir:DIR or hf-hub:NAME.
         which: a run's best or last checkpoint; None takes the best where there is one.
         need_data: whether a config must name data that is there.
+        adapter: a file of `clipft export --adapter-only`, to be put on `name`, which is a base then: ARCHITECTURE:TAG
+            too.
 
     Raises:
-        InputError: there is no such thing.
+        InputError: there is no such thing, or the adapter is of another base.
     """
+    if adapter is not None:
+        return _adapted(name, Path(adapter).expanduser())
     if name.startswith(("local-dir:", "hf-hub:")):
         return _plain(name, name)
     path = Path(name).expanduser()
@@ -110,16 +120,26 @@ def _exported(name: str, path: Path) -> Target:
     export = read_export(path)
     if export.facts is None:
         return Target(name, tuned=False, clip=export.clip, notes=export.clip.notes)
-    facts = export.facts
+    return _of_facts(name, export.clip, export.facts)
+
+
+def _adapted(name: str, path: Path) -> Target:
+    adapter = read_adapter(path)
+    base = open_base(name)
+    clip = put_on(base, sha256_of_base(base), adapter, path)
+    return replace(_of_facts(f"{name} with {path}", clip, adapter.facts), base=base)
+
+
+def _of_facts(name: str, clip: ClipModel, facts: Facts) -> Target:
     return Target(
         name,
         tuned=True,
-        clip=export.clip,
+        clip=clip,
         classes=facts.classes,
         templates=facts.templates,
         class_names=facts.class_names,
         pooled=facts.features == "pooled",
-        notes=export.clip.notes,
+        notes=clip.notes,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from clipft.export.write import Written, export, load
+from clipft.export.load import load
+from clipft.export.write import Written, export
+from clipft.export.write_adapter import export_adapter
 
-__all__ = ["Written", "export", "load"]
+__all__ = ["Written", "export", "export_adapter", "load"]

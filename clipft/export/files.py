@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
-from clipft.export.read import CLASSIFIER, WEIGHTS, Facts, fingerprint, probe
+from clipft.export.fingerprint import fingerprint, probe
+from clipft.export.read import CLASSIFIER, WEIGHTS, Facts
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
@@ -58,7 +59,7 @@ def write_folder(partial: Path, out: Path, saved: SavedModel, run: str) -> float
         vision_cfg |= {"timm_model_name": f"{LOCAL_DIR}{(partial / TIMM_FOLDER).resolve()}"}
     write_json(partial / OPEN_CLIP_CONFIG, config)
     _copy_text_encoder(clip, partial)
-    write_json(partial / EXPORT_FACTS, facts_of(saved, run, _write_classifier(partial, saved)).to_json())
+    write_json(partial / EXPORT_FACTS, facts_of(saved, run, write_classifier(partial, saved)).to_json())
     text_cfg = {**config["model_cfg"]["text_cfg"]}
     if "hf_model_name" in text_cfg:  # not yet where its config says
         text_cfg |= {"hf_model_name": str(partial.resolve()), "hf_model_pretrained": False}
@@ -111,14 +112,20 @@ def _copy_text_encoder(clip: ClipModel, folder: Path) -> None:
                 shutil.copyfile(source / file, folder / file)
 
 
-def _write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
+def write_classifier(folder: Path, saved: SavedModel) -> dict[str, Any] | None:
     """The linear head where the run trained one; returns its settings."""
+    settings = classifier_settings(saved)
+    if settings is not None:
+        write_tensors(saved.clip.model.get_submodule("classifier").state_dict(), folder / CLASSIFIER)
+    return settings
+
+
+def classifier_settings(saved: SavedModel) -> dict[str, Any] | None:
+    """How the run's linear head is built; None where it trained none."""
     settings: dict[str, Any] | None = saved.state["classifier"]
     if settings is None:
         return None
-    classifier = saved.clip.model.get_submodule("classifier")
-    write_tensors(classifier.state_dict(), folder / CLASSIFIER)
-    classes, width = classifier.get_parameter("weight").shape
+    classes, width = saved.clip.model.get_parameter("classifier.weight").shape
     return {**settings, "num_classes": classes, "width": width}
 
 
@@ -139,7 +146,7 @@ def facts_of(saved: SavedModel, run: str, classifier: dict[str, Any] | None) -> 
         classifier=classifier,
         logit_scale=float(clip.model.get_parameter("logit_scale").detach().exp()),
         metrics=state["metrics"],
-        fingerprint=fingerprint(clip.model, clip.tokenizer),
+        fingerprint=fingerprint(clip, saved.classes, saved.templates),
         mixed=state.get("mixed"),
     )
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import facts_of, state_dict, write_configs, write_json
+from clipft.export.fingerprint import known_picture, probe
 from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_clip_tokenizer, write_siglip_tokenizer
-from clipft.export.read import known_picture, probe
 from clipft.model import textencoder
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipft.errors import ClipftError
-from clipft.export.read import probe
+from clipft.export.fingerprint import probe_whole
 from clipft.model.build import ClipModel
 from clipft.model.lora import has_lora, merge_lora
 
@@ -22,9 +22,10 @@ def merge(clip: ClipModel) -> str:
     """
     if not has_lora(clip.model):
         return ""
-    before = probe(clip.model, clip.tokenizer)
-    merge_lora(clip.model, clip.image, clip.text)
-    after = probe(clip.model, clip.tokenizer)
+    with clip.without_prompts():  # a known text need not be a class's
+        before = probe_whole(clip)
+        merge_lora(clip.model, clip.image, clip.text)
+        after = probe_whole(clip)
     difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
     if not difference <= SAME:
         raise ClipftError(

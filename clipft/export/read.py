@@ -1,47 +1,34 @@
 """An exported model's folder, read: an open_clip model, and in clipft.json what open_clip has no place for.
 
-An export for transformers has transformers' names in its weights, and the open_clip config in its clipft.json.
+An export for transformers has transformers' names in its weights, and the open_clip config in its clipft.json. A model
+with additions, which open_clip has no place for, lies below in `model/` without them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
+from clipft.export.fingerprint import Fingerprint, check, fingerprint
+from clipft.model.additions import new_names
 from clipft.model.build import ClipModel, build
 from clipft.model.classifier import Classifier
-from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, config_path
-from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
+from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, LOCAL_DIR, PLAIN_MODEL, config_path
+from clipft.model.names import listed
 
 WEIGHTS = "open_clip_model.safetensors"  # the name that open_clip looks for first
 CLASSIFIER = "classifier.safetensors"
 FORMAT = 1
-_SAME = 1e-4  # features of the same weights on other hardware and versions; other weights differ by far more
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a model makes of a known picture and a known text.
-
-    Args:
-        image: the first numbers of the image's normalised feature.
-        text: the first numbers of the text's.
-        tokens: the tokenizer's identity.
-    """
-
-    image: tuple[float, ...]
-    text: tuple[float, ...]
-    tokens: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,7 @@ class Facts:
         metrics: the figures at that step.
         fingerprint: recomputed by `clipft.load`.
         mixed: where it is no run's own model, what it was mixed from: {"alpha"} or {"soup", "runs"}, and the figures.
+        additions: the keys of `model.image` and `model.text` that made what lies in additions.safetensors.
     """
 
     run: str
@@ -81,6 +69,7 @@ class Facts:
     metrics: dict[str, float]
     fingerprint: Fingerprint
     mixed: dict[str, Any] | None = None
+    additions: dict[str, dict[str, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As it is written."""
@@ -89,11 +78,9 @@ class Facts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Facts:
         """As it was written; raises KeyError or TypeError where it was not."""
-        values = {name: values[name] for name in cls.__dataclass_fields__ if name != "mixed" or name in values}
+        values = {f.name: values[f.name] for f in fields(cls) if f.default is MISSING or f.name in values}
         lists = {name: tuple(values[name]) for name in ("classes", "templates")}
-        marks = values["fingerprint"]
-        fingerprint = Fingerprint(tuple(marks["image"]), tuple(marks["text"]), marks["tokens"])
-        return cls(**{**values, **lists, "fingerprint": fingerprint})
+        return cls(**{**values, **lists, "fingerprint": Fingerprint.from_json(values["fingerprint"])})
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +92,8 @@ class Exported:
 
 
 def is_export(path: Path) -> bool:
-    """Whether a model can be read from the folder by local-dir:."""
-    return config_path(path) is not None
+    """Whether a model can be read from the folder by `read_export`."""
+    return config_path(path) is not None or _has_additions(path)
 
 
 def read_export(path: Path) -> Exported:
@@ -115,49 +102,52 @@ def read_export(path: Path) -> Exported:
     Raises:
         InputError: a file is missing or damaged, or the model does not answer as it did when it was written.
     """
-    clip = build(ModelConfig(name=f"{LOCAL_DIR}{path}"), seed=0)
     if not (path / EXPORT_FACTS).is_file():
-        return Exported(clip, None)
+        return Exported(build(ModelConfig(name=f"{LOCAL_DIR}{path}"), seed=0), None)
     facts = _read_facts(path / EXPORT_FACTS)
-    _check(path, facts.fingerprint, fingerprint(clip.model, clip.tokenizer))
+    if facts.additions is None:
+        clip = build(ModelConfig(name=f"{LOCAL_DIR}{path}"), seed=0)
+    else:
+        clip = _with_additions(path, facts, facts.additions)
+    check(path, facts.fingerprint, fingerprint(clip, facts.classes, facts.templates))
     if facts.classifier is not None:
         clip.model.classifier = _read_classifier(path / CLASSIFIER, facts.classifier)
     return Exported(clip, facts)
 
 
-def probe(model: Any, tokenizer: Callable[[list[str]], Tensor]) -> tuple[Tensor, Tensor]:
-    """Normalised features (1, D) of a known picture and a known text, as open_clip's own methods give them."""
-    device = model.logit_scale.device
-    with torch.no_grad():
-        # open_clip leaves a dimension of one where CoCa pools with a query of its own
-        image = model.encode_image(known_picture(model).to(device), normalize=True).flatten(0, -2)
-        text = model.encode_text(tokenizer([KNOWN_TEXT]).to(device), normalize=True)
-    return image.float().cpu(), text.float().cpu()
+def _has_additions(path: Path) -> bool:
+    return (path / EXPORT_FACTS).is_file() and (path / PLAIN_MODEL).is_dir()
 
 
-def known_picture(model: Any) -> Tensor:
-    """A picture (1, 3, H, W) of the model's image size, as preprocessing would give it: waves."""
-    size = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return torch.sin(torch.arange(3 * height * width) * 0.37).reshape(1, 3, height, width)
+def _with_additions(path: Path, facts: Facts, additions: dict[str, dict[str, Any]]) -> ClipModel:
+    """The model below with the additions put in again, and their values over what is drawn for them."""
+    config = ModelConfig.model_validate({"name": f"{LOCAL_DIR}{path / PLAIN_MODEL}", **additions})
+    clip = build(config, seed=0, classes=facts.classes)
+    clip.notes = (f"{path}: step {facts.step} of {facts.run}, with its additions to {clip.base}",)
+    try:
+        tensors = load_file(path / ADDITIONS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path / ADDITIONS}: cannot be read ({error}); copy the folder again, whole") from None
+    fill_in(clip.model, new_names(clip.image, clip.text), tensors, str(path / ADDITIONS))
+    return clip
 
 
-def fingerprint(model: Any, tokenizer: Tokenizer) -> Fingerprint:
-    """The model's fingerprint; the model must be in evaluation mode."""
-    image, text = (tuple(round(float(x), 7) for x in features[0, :16]) for features in probe(model, tokenizer))
-    return Fingerprint(image, text, tokenizer.identity())
+@torch.no_grad()
+def fill_in(model: nn.Module, names: tuple[str, ...], tensors: Mapping[str, Tensor], source: str) -> None:
+    """Give the model's parameters of these names the values of tensors, all of them and no others (P52).
 
-
-def _check(path: Path, promised: Fingerprint, found: Fingerprint) -> None:
-    if promised.tokens != found.tokens:
-        raise InputError(f"{path}: its tokenizer is not the one it was exported with; copy the folder again, whole")
-    for what in ("image", "text"):
-        before, now = torch.tensor(getattr(promised, what)), torch.tensor(getattr(found, what))
-        if before.shape != now.shape or (before - now).abs().max() > _SAME:
-            raise InputError(
-                f"{path}: its {what} tower does not answer as when it was exported (other weights, another config?); "
-                "export the run again"
-            )
+    Raises:
+        InputError: one is missing, of another shape or too many; `source` is where they are from.
+    """
+    parameters = {name: model.get_parameter(name) for name in names}
+    fits = {n for n, p in parameters.items() if n in tensors and tensors[n].shape == p.shape}
+    if odd := sorted((parameters.keys() | tensors.keys()) - fits):
+        raise InputError(
+            f"{source}: does not hold the parameters that its config describes; these differ: {listed(odd)}; export "
+            "the run again"
+        )
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
 
 
 def _read_facts(path: Path) -> Facts:

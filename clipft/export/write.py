@@ -1,4 +1,4 @@
-"""A run's model as files that plain open_clip or transformers loads, and `clipft.load`, which also loads runs.
+"""A run's model as files that plain open_clip or transformers loads.
 
 What is written is loaded back by the other library and its features compared with the run's before the folder appears.
 """
@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 from open_clip.transform import PreprocessCfg
-from PIL import Image
-from torch import Tensor, nn
 
-from clipft.data.augment import AsRead
 from clipft.errors import ClipftError, InputError
+from clipft.export.additions import additions_of, describe_additions, refuse_elsewhere, write_with_additions
 from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dict
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.merge import merge
-from clipft.export.read import CLASSIFIER, is_export, read_export
+from clipft.export.read import CLASSIFIER
 from clipft.model.build import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import Sizes, sizes_of
 from clipft.model.saved import SavedModel, Which, load_saved
-from clipft.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,16 +44,6 @@ class Written:
     checked: str
     load: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def load(path: str | Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Tokenizer]:
-    """A run, a checkpoint or an exported model as `model, preprocess, tokenizer`, ready to encode.
-
-    The model is open_clip's own, in evaluation mode; a run's linear head, where it trained one, is `model.classifier`.
-    """
-    folder = Path(path).expanduser()
-    clip = read_export(folder).clip if is_export(folder) else load_saved(folder).clip
-    return clip.model.eval(), AsRead(clip.preprocess), clip.tokenizer
 
 
 def export(
@@ -82,7 +68,8 @@ def export(
         InputError: `run` is no run, there is something at `out` already, or transformers has no such model.
         ClipftError: the disk is full, or the export does not answer as the run does.
 
-    LoRA is merged first, so that the weights are an ordinary model's.
+    LoRA is merged first, so that the weights are an ordinary model's. What can't be merged (adapters, prompt vectors)
+    makes a folder for `clipft.load`, with an ordinary model in it; see `clipft.export.additions`.
     """
     out = Path(out).expanduser()
     refuse_to_overwrite(out, force)
@@ -103,6 +90,8 @@ def export_model(saved: SavedModel, run: str, out: Path, *, to: Literal["open_cl
         ClipftError: the disk is full, or the export does not answer as the model does.
     """
     file = out if to == "pt" and out.suffix == ".pt" else None
+    additions = additions_of(saved.config.model)
+    refuse_elsewhere(additions, to)
     saved.clip.model.eval()
     merged = merge(saved.clip)
     form = require_form(saved.clip) if to == "hf" else None
@@ -114,6 +103,9 @@ def export_model(saved: SavedModel, run: str, out: Path, *, to: Literal["open_cl
             checked = "read back by torch: every tensor is the same"
         elif form is not None:
             checked = write_hugging_face(partial, out, saved, run, form)
+        elif additions:
+            difference = write_with_additions(partial, out, saved, run)
+            checked = f"read back and compared: normalised features differ by at most {difference:.1e}"
         else:
             difference = write_folder(partial, out, saved, run)
             checked = f"loaded by open_clip and compared: normalised features differ by at most {difference:.1e}"
@@ -133,6 +125,8 @@ def export_model(saved: SavedModel, run: str, out: Path, *, to: Literal["open_cl
         return Written(file or out, sizes, checked, *_describe_state_dict(saved.clip, file or out / STATE_DICT))
     if form is not None:
         return Written(out, sizes, checked, *describe_hugging_face(saved.clip, form, out))
+    if additions:
+        return Written(out, sizes, checked, *describe_additions(saved, out))
     return Written(out, sizes, checked, *_describe_folder(saved.clip, out))
 
 

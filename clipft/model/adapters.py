@@ -74,6 +74,19 @@ def add_adapters(model: nn.Module, tower: Tower, config: AdapterConfig) -> str:
     return f"{tower.name}: {count} adapters of width {config.bottleneck} end {places}; they start as the identity"
 
 
+def take_out_adapters(model: nn.Module, *towers: Tower) -> None:
+    """Undo `add_adapters` in all the towers, in place."""
+    for module in list(model.modules()):
+        for number, hook in list(module._forward_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), Adapter):
+                del module._forward_hooks[number]
+        for name, child in list(module.named_children()):
+            if isinstance(child, Adapter):
+                delattr(module, name)
+    for tower in towers:
+        tower.forget("adapter")
+
+
 def _branches(tower: Tower, block: int, config: AdapterConfig) -> Sequence[Branch]:
     """Those of a block that an adapter ends."""
     there = tower.branches(block)

@@ -1,4 +1,4 @@
-"""New parameters put into a model that was just built: LoRA, adapters, prompt vectors, as its config asks.
+"""New parameters put into a model that was just built, as its config asks: LoRA, adapters, prompt vectors.
 
 Each kind lives in a file of its own. All are there before any plan is made, and each tower is told of its own.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clipft.config.schema import ModelConfig
-from clipft.model.adapters import add_adapters
-from clipft.model.feature_adapter import add_feature_adapter
-from clipft.model.image_prompt import add_image_prompt
+from clipft.model.adapters import add_adapters, take_out_adapters
+from clipft.model.feature_adapter import add_feature_adapter, take_out_feature_adapter
+from clipft.model.image_prompt import add_image_prompt, take_out_image_prompt
 from clipft.model.lora import add_lora
-from clipft.model.text_prompt import add_text_prompt
+from clipft.model.text_prompt import add_text_prompt, take_out_text_prompt
 from clipft.model.tower import Tower
 
 
@@ -54,6 +54,26 @@ def add_new(
         if config.image.prompt is not None:
             add_image_prompt(model, image, config.image.prompt)
     return tuple(notes)
+
+
+def new_names(image: Tower, text: Tower) -> tuple[str, ...]:
+    """Full names of the new parameters of both towers."""
+    return (*image.added, *text.added)
+
+
+def take_out(model: nn.Module, image: Tower, text: Tower) -> dict[str, Tensor]:
+    """Take adapters, prompt vectors and feature adapters out again, in place; LoRA is to be merged before.
+
+    Returns:
+        Their tensors, by the names that they had.
+    """
+    taken = {name: model.get_parameter(name).detach() for name in new_names(image, text)}
+    for tower in (image, text):
+        take_out_feature_adapter(model, tower)
+    take_out_adapters(model, image, text)
+    take_out_text_prompt(model, text)
+    take_out_image_prompt(model, image)
+    return taken
 
 
 def base_of(config: ModelConfig) -> ModelConfig:

@@ -18,6 +18,8 @@ LOCAL_DIR = "local-dir:"  # then a folder: a name to open_clip, and of an image 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 HUGGING_FACE_CONFIG = "config.json"
 EXPORT_FACTS = "clipft.json"  # in every folder that `clipft export` wrote
+ADDITIONS = "additions.safetensors"  # in an export, new parameters that open_clip has no place for
+PLAIN_MODEL = "model"  # in such an export, the open_clip model without them
 TIMM_FOLDER = "timm"  # in an export, the config of a timm network of another size than its name says
 
 

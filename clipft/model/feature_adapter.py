@@ -46,7 +46,7 @@ def add_feature_adapter(model: nn.Module, tower: Tower, config: FeatureAdapterCo
             f"model.{tower.name}.feature_adapter.reduction: {config.reduction} leaves nothing of a feature of "
             f"{tower.embed_dim}; write at most {tower.embed_dim}"
         )
-    name = f"{tower.name}_feature_adapter"
+    name = _name(tower)
     adapter = FeatureAdapter(tower.embed_dim, config).eval()
     model.add_module(name, adapter)
     tower.feature_adapter = adapter
@@ -55,3 +55,15 @@ def add_feature_adapter(model: nn.Module, tower: Tower, config: FeatureAdapterCo
         f"{tower.name}: a feature adapter of {tower.embed_dim} x {tower.embed_dim // config.reduction} makes "
         f"{config.ratio:g} of the feature; it starts at random, so the base is measured with it"
     )
+
+
+def take_out_feature_adapter(model: nn.Module, tower: Tower) -> None:
+    """Undo `add_feature_adapter`, in place; the tower's other adapters are to be taken out too."""
+    if tower.feature_adapter is not None:
+        delattr(model, _name(tower))
+        tower.feature_adapter = None
+        tower.forget("adapter")
+
+
+def _name(tower: Tower) -> str:
+    return f"{tower.name}_feature_adapter"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -20,6 +21,11 @@ def tensor_sha256(tensor: Tensor) -> str:
 def weights_sha256(model: nn.Module) -> dict[str, str]:
     """The sha256 of every tensor in the model's state dict, frozen ones included."""
     return {name: tensor_sha256(tensor) for name, tensor in model.state_dict().items()}
+
+
+def model_sha256(model: nn.Module) -> str:
+    """The sha256 of all tensors in the model's state dict with their names, in any order."""
+    return hashlib.sha256(json.dumps(weights_sha256(model), sort_keys=True).encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

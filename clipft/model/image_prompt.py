@@ -85,6 +85,14 @@ def add_image_prompt(model: nn.Module, tower: Tower, config: ImagePromptConfig) 
         tower.add([f"{NAME}.vectors.{block}"], "prompt", place=block)
 
 
+def take_out_image_prompt(model: nn.Module, tower: Tower) -> None:
+    """Undo `add_image_prompt`, in place."""
+    if isinstance(tower.prompt, ImagePrompt):
+        delattr(model, NAME)
+        tower.prompt = None
+        tower.forget("prompt")
+
+
 def _unturned(rotary: Tensor | None, count: int) -> Tensor | None:
     """Rotary positions (..., patches, 2 D), sines beside cosines, for `count` more tokens in front that do not turn.
 

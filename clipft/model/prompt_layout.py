@@ -134,6 +134,11 @@ class PromptTokenizer(Tokenizer):
             name_end = 0 if self._position == "end" else self._name_end(text, start, name)
             self._known[text] = _ClassPrompt(self._numbers.get(name, 0), name_end)
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether it takes nothing but prompts of classes, whose names it was told of by `know`."""
+        return self._class_specific or self._position != "end"
+
     def layout(self, text: str) -> str:
         """What the model reads for a text: `[start] V1 ... V16 zero . [end]` (P53)."""
         row = self([text])[0].tolist()
@@ -155,7 +160,7 @@ class PromptTokenizer(Tokenizer):
         known = self._known.get(text)
         if known is not None:
             return known
-        if self._class_specific or self._position != "end":
+        if self.needs_classes:
             key = "class_specific: true" if self._class_specific else f"position: {self._position}"
             raise InputError(
                 f"{_KEY}.{key} needs texts made from class names, and {text!r} is none; captions and other texts need "

@@ -20,6 +20,7 @@ from clipft.model.config_files import (
     HUGGING_FACE_CONFIG,
     LOCAL_DIR,
     OPEN_CLIP_CONFIG,
+    PLAIN_MODEL,
     TIMM_FOLDER,
     config_path,
     find_folders,
@@ -145,6 +146,11 @@ def _local_dir(config: ModelConfig, folder: Path) -> Recipe:
     if path is None:
         there = f"has no {OPEN_CLIP_CONFIG}" if folder.is_dir() else "is not there"
         expected = "expected a folder that open_clip or `clipft export` wrote"
+        if (folder / PLAIN_MODEL / OPEN_CLIP_CONFIG).is_file():
+            expected = (
+                "it is an export with prompt vectors or adapters; the model without them is named by "
+                f"{LOCAL_DIR}{folder / PLAIN_MODEL}"
+            )
         if (folder / HUGGING_FACE_CONFIG).is_file():
             expected = f"of a folder that transformers wrote, write name: ARCHITECTURE and pretrained: {folder}"
         raise InputError(f"{what}: {folder} {there}; {expected}")

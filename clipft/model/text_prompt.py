@@ -82,6 +82,12 @@ class PromptedEmbedding(nn.Embedding):
         self.embed_scale = float(getattr(words, "embed_scale", 1.0))
         self.train(words.training)
         self._prompt = (prompt,)  # a tuple, or it would be registered here too
+        self._words = (words,)
+
+    @property
+    def words(self) -> nn.Embedding:
+        """The table it replaces."""
+        return self._words[0]
 
     def forward(self, input: Tensor) -> Tensor:
         """Token numbers (B, L) to vectors (B, L, W)."""
@@ -126,6 +132,20 @@ def add_text_prompt(
     unknown = config.class_specific and classes is None
     note = "model.text.prompt.class_specific: the classes are not known here, so the vectors of one are counted"
     return (note,) if unknown else ()
+
+
+def take_out_text_prompt(model: nn.Module, tower: Tower) -> None:
+    """Undo `add_text_prompt`, in place: the table of words is its old self."""
+    if not isinstance(tower.prompt, TextPrompt):
+        return
+    assert tower.word_table is not None
+    parent, _, name = tower.word_table.rpartition(".")
+    table = model.get_submodule(tower.word_table)
+    assert isinstance(table, PromptedEmbedding)
+    setattr(model.get_submodule(parent), name, table.words)
+    delattr(model, NAME)
+    tower.prompt = None
+    tower.forget("prompt")
 
 
 def prompted(

@@ -131,7 +131,8 @@ def _rate_warnings(plan: Plan) -> list[str]:
     found = []
     for tower in ("image", "text"):
         backbone = [p for p in plan.trainable if p.tower == tower and p.group not in (*_HEADS, *NEW)]
-        rates = [p.lr for p in backbone if p.lr is not None]
+        # norms and biases alone bear more: 2SFS 2e-4, CLIPFit 2e-3
+        rates = [p.lr for p in backbone if p.lr is not None and len(p.shape) > 1]
         if rates and max(rates) > BACKBONE_RATE_LIMIT:
             found.append(
                 f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "

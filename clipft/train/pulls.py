@@ -21,8 +21,8 @@ from clipft.train.regularize import Pull
 def feature_distance(features: Features, base: Features, towers: Sequence[str]) -> Tensor:
     """The sum over the towers of mean(1 - cosine) between a row's feature and the base's.
 
-    CLIPFit holds the classes' text features like this; here they are those of the batch's captions, so a class counts
-    as often as the batch shows it.
+    CLIPFit holds the text features of all classes like this, as here under `zero_shot`; under other losses the texts
+    are the batch's captions, so a class counts as often as the batch shows it.
 
     Args:
         features: (B, D) L2-normalised.

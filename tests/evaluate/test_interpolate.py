@@ -130,6 +130,26 @@ def test_the_mixture_is_exported_as_it_was_measured(
     clipft.load(tmp_path / "out")  # checks the fingerprint
 
 
+def test_what_cannot_be_merged_is_exported_as_much_as_it_counts(
+    train_colours: Any, tiny_native: Path, colours: Path, tmp_path: Path
+) -> None:
+    """Adapters and a feature adapter halfway: the folder for clipft.load answers as the mixture does."""
+    image = {"adapter": {"bottleneck": 4}, "feature_adapter": {"ratio": 0.4}, "freeze_backbone": True}
+    run = train_colours(tiny_native, model={"name": f"local-dir:{tiny_native}", "image": image})
+    between = open_between(str(run), None, device=CPU, autocast=COMPUTE.autocast)
+    found = interpolate(between, [0.5], [FolderSource(folder=str(colours / "val"))], compute=COMPUTE, choose=0.5)
+    saved = between.at(0.5, found.points[found.chosen].measured)
+    pictures = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        mixed = torch.nn.functional.normalize(saved.clip.image.encode(pictures), dim=-1)
+    export_model(saved, str(run), tmp_path / "out", to="open_clip")
+    facts = json.loads((tmp_path / "out" / "clipft.json").read_text(encoding="utf-8"))
+    assert facts["additions"]["image"]["feature_adapter"]["ratio"] == 0.2
+    model, _, _ = clipft.load(tmp_path / "out")
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_image(pictures, normalize=True), mixed, atol=1e-6, rtol=0)
+
+
 def test_a_classifier_is_mixed_with_the_zero_shot_one(train_colours: Any, tiny_native: Path, colours: Path) -> None:
     """WiSE-FT, section 3: at 0 the classifier answers as the base's prompts do."""
     run = train_colours(tiny_native, loss={"type": "classifier"}, data={"templates": ["a photo of a {}.", "{}"]})
