@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +13,17 @@ import torch
 import yaml
 from expected_names import expected, statistics, without_gradient
 from tiny_families import FAMILIES
-from train_runs import few_steps, tensors, write_base
+from train_runs import few_steps, tensors, view, write_base
 
 from clipft.config.load import load_config
 from clipft.config.schema import ModelConfig
 from clipft.config.strategy_schema import STRATEGIES
 from clipft.errors import InputError
 from clipft.model.build import build_meta
+from clipft.train.loop import Progress
+from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared, prepare
+from clipft.train.scale_search import search_scale
 from clipft.train.start import start
 
 KINDS = ("native, class token", "timm vit, class token", "modified resnet")
@@ -66,11 +70,12 @@ def ready(base: Callable[[str], Base], colour_folder: Callable[..., Path], tmp_p
     """Prepares a run of a family under a strategy, at rates at which three steps are seen."""
     folder = colour_folder(each=2)
 
-    def ready(family: str, strategy: dict[str, Any]) -> Prepared:
-        vectors = {"text": {"prompt": {"length": 2}}} if "text" in strategy.get("towers", ()) else {}
+    def ready(family: str, strategy: dict[str, Any], **model: Any) -> Prepared:
+        if strategy["name"] == "prompt":
+            model = {"text": {"prompt": {"length": 2}}, **model}
         config = {
             "strategy": strategy,
-            "model": {"name": f"local-dir:{base(family).folder}", **(vectors if strategy["name"] == "prompt" else {})},
+            "model": {"name": f"local-dir:{base(family).folder}", **model},
             "data": {"train": {"folder": str(folder)}, "val": None, "workers": 0},
             "optim": {"lr": 1e-3, "lr_heads": 1e-3, "lr_new": 1e-3, "weight_decay": 0.0, "eps": 1e-8},
             "train": {"precision": "fp32", "device": "cpu", "batch_size": 8},
@@ -102,8 +107,36 @@ def test_what_a_strategy_names_trains_and_moves(
 
     started = start(prepared)
     before = tensors(started)
-    few_steps(prepared, started, STEPS)
+    if prepared.searches:  # in place of steps
+        search_scale(prepared, started, Progress(), None, view(), MetricsLog(None), save=lambda: None)
+    else:
+        few_steps(prepared, started, STEPS)
     after = tensors(started)
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     buffers = [name for name, _ in started.clip.model.named_buffers()]
     assert moved | without_gradient(family, trained) == trained | statistics(trained, buffers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "targets"), [("timm convnext", ("fc", "proj")), ("timm fastvit", ("q", "k", "v", "o"))]
+)
+def test_lora_trains_where_its_refusal_says(
+    family: str, targets: tuple[str, ...], ready: Ready, base: Callable[[str], Base]
+) -> None:
+    """P49: a network of convolutions has linear layers in some of its blocks."""
+    written = f"write targets: [{', '.join(targets)}]"
+    lora = {"name": "lora", "towers": ["image"]}
+    with pytest.raises(InputError, match=re.escape(written)):
+        ready(family, lora)
+    prepared = ready(family, lora, image={"lora": {"targets": list(targets)}})
+    trained = {p.name for p in prepared.plan.trainable}
+    assert {name.split(".lora.")[1] for name in trained} == {
+        f"{target}.{matrix}" for target in targets for matrix in "ab"
+    }
+    started = start(prepared)
+    for group in started.stepper.optimizer.param_groups:
+        group["eps"] = 1e-14  # FastViT's four places are nearly alike: next to no gradient for q and k
+    before = tensors(started)
+    few_steps(prepared, started, STEPS)
+    assert {name for name, tensor in tensors(started).items() if not torch.equal(tensor, before[name])} == trained
