@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from clipft.config.dump import dump_config
+from clipft.config.mistakes import show
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
 from clipft.model.runfiles import CONFIG, verify
@@ -141,7 +142,7 @@ def differing_keys(before: str, now: str) -> list[str]:
     """The keys in which two resolved configs differ, each with both values; `run.dir` aside."""
     old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(now))
     keys = [k for k in [*old, *(k for k in new if k not in old)] if k != "run.dir"]
-    return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} here" for k in keys if old.get(k) != new.get(k)]
+    return [f"{k}: {show(old.get(k))} there, {show(new.get(k))} here" for k in keys if old.get(k) != new.get(k)]
 
 
 def _numbered(wanted: Path) -> Iterator[Path]:

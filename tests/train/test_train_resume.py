@@ -46,7 +46,7 @@ def test_another_config_does_not_take_up_an_unfinished_run(write: Write, monkeyp
         ("train.epochs=6", r"train\.epochs: 4 there, 6 here"),
         ("model.text.freeze_layers=2", r"model\.text\.freeze_layers: 1 there, 2 here"),
         ("model.image.projection=freeze", r"model\.image\.projection: 'train' there, 'freeze' here"),
-        ("model.image.lora={rank: 2}", r"model\.image\.lora\.rank: None there, 2 here.*another run\.dir"),
+        ("model.image.lora={rank: 2}", r"model\.image\.lora\.rank: null there, 2 here.*another run\.dir"),
     ):
         with pytest.raises(InputError, match=told):
             go(path, override)
