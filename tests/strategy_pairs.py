@@ -8,6 +8,8 @@ REFUSED = {
     ("full", "freeze_text"): "freeze_text freezes the text tower, and full trains of it",
     ("freeze_image", "last_layers"): "freeze_image freezes the image tower, and last_layers trains of it",
     ("freeze_text", "last_layers"): "freeze_text freezes the text tower, and last_layers trains of it",
+    ("freeze_image", "lora"): "another strategy trains the whole text tower",
+    ("freeze_text", "lora"): "another strategy trains the whole image tower",
     ("full", "lora"): "lora stands for weights that stand still",
     ("prompt", "linear_probe"): "prompt trains vectors of the text tower",
     ("freeze_image", "linear_probe"): "freeze_image trains the text tower",

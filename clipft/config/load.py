@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from clipft.config.legacy import in_todays_keys, is_legacy
 from clipft.config.mistakes import MOST, explain, explain_own, problem_at, show, wrong_keys
-from clipft.config.overrides import Levels, lay_over, merge, node_at, read_overrides
+from clipft.config.overrides import FILE_OVER_STRATEGY, lay_over, merge, node_at, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
 from clipft.config.strategies import StrategyKey, keys_for
@@ -25,7 +25,6 @@ from clipft.config.vocabulary import Path as KeyPath
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
 from clipft.errors import ConfigError, InputError, Problem
 
-FILE_OVER_STRATEGY = Levels("the file", "the strategy")
 _STRATEGIES: TypeAdapter[tuple[Strategy, ...]] = TypeAdapter(Strategies)
 _NO_DATA = {"train": {"builtin": "hands"}}
 
@@ -85,7 +84,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
     changes, bad_overrides = read_overrides(overrides)
     stands_for, bad_strategies = _strategy(merge(tree, changes))
     problems += bad_overrides + bad_strategies
-    tree, said = lay_over(_tree_of(stands_for), tree, FILE_OVER_STRATEGY)
+    tree, said = lay_over(_tree_of(stands_for, tree.find(("strategy",)).line), tree, FILE_OVER_STRATEGY)
     tree, notes = lay_over(tree, changes)
     notes = (*said, *notes)
     values = tree.plain()
@@ -114,7 +113,8 @@ def _strategy(tree: Node) -> tuple[tuple[StrategyKey, ...], list[Problem]]:
     try:
         return keys_for(_STRATEGIES.validate_python(asked.plain())), []
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        first = next((each for each in errors if each["type"] == "value_error"), errors[0])  # our own says more
         where = [str(part) for part in first["loc"] if part not in STRATEGIES and not isinstance(part, int)]
         sentence = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
         found = "" if first["type"] == "value_error" else f", found {show(first['input'])}"
@@ -124,13 +124,13 @@ def _strategy(tree: Node) -> tuple[tuple[StrategyKey, ...], list[Problem]]:
         return (), [problem_at(tree, ("strategy",), str(error))]
 
 
-def _tree_of(keys: Iterable[StrategyKey]) -> Node:
-    """The level below the file."""
-    return reduce(merge, (node_at(key.path, _leaf(key.value)) for key in keys), Node({}, None))
+def _tree_of(keys: Iterable[StrategyKey], line: int | None) -> Node:
+    """The level below the file, all of it on the strategy's line."""
+    return reduce(merge, (node_at(key.path, _leaf(key.value, line)) for key in keys), Node({}, None))
 
 
-def _leaf(value: Any) -> Node:
-    return Node({key: _leaf(below) for key, below in value.items()} if isinstance(value, dict) else value, None)
+def _leaf(value: Any, line: int | None) -> Node:
+    return Node({key: _leaf(below, line) for key, below in value.items()} if isinstance(value, dict) else value, line)
 
 
 def _between_keys(values: dict[str, Any], error: ValidationError, tree: Node) -> list[Problem]:

@@ -49,6 +49,7 @@ class Levels:
 
 
 SET_OVER_FILE = Levels("--set", "the file")
+FILE_OVER_STRATEGY = Levels("the file", "the strategy")
 
 
 def lay_over(tree: Node, changes: Node, levels: Levels = SET_OVER_FILE) -> tuple[Node, tuple[str, ...]]:
@@ -60,6 +61,9 @@ def lay_over(tree: Node, changes: Node, levels: Levels = SET_OVER_FILE) -> tuple
     notes: list[str] = []
     for tower in ("image", "text"):
         path = ("model", tower)
+        if levels == FILE_OVER_STRATEGY:  # null in a file is no word against a strategy
+            silent = {k for k, node in _section(changes, path).items() if k in FREEZE_KEYS and node.value is None}
+            changes = _without(changes, path, silent) if silent else changes
         there = _section(changes, path)
         if written := {key for key in FREEZE_KEYS if key in there and there[key].value is not None}:
             tree = _clear(tree, path, set(FREEZE_KEYS) - there.keys(), written, levels, notes)

@@ -107,6 +107,12 @@ def keys_for(strategies: Sequence[Strategy]) -> tuple[StrategyKey, ...]:
     share = reduce(Share.__or__, map(share_of, strategies))
     if any(isinstance(strategy, DifferentialLr) for strategy in strategies):  # it is there for its rates
         share = replace(share, settings={**share.settings, **_RATES["differential_lr"]})
+    for tower, part in (("image", share.image), ("text", share.text)):
+        if part.blocks == ALL and "lora" in part.new:
+            raise ValueError(
+                f"lora stands for weights that stand still, and another strategy trains the whole {tower} tower; write "
+                f"{{name: lora, towers: [{'text' if tower == 'image' else 'image'}]}}"
+            )
     return tuple(_keys(strategies, share))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt
+from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
 from clipft.config.values import PositiveFloat, Section
@@ -24,6 +24,12 @@ class BlocksOfEach(Section):
     """In the image tower."""
     text: NonNegativeInt | None = None
     """In the text tower."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> BlocksOfEach:
+        if self.image is None and self.text is None:
+            raise ValueError("names no tower; write such as {image: 2}")
+        return self
 
 
 class Full(Section):

@@ -44,7 +44,7 @@ class Facts:
         classes: class names, index = label.
         templates: the prompts that class names were put into.
         class_names: folder or label name to the words for it.
-        loss: contrastive, siglip or classifier.
+        loss: contrastive, siglip, zero_shot or classifier.
         features: what the classifier sees, projected or pooled.
         classifier: its settings, null where there is none.
         logit_scale: exp() of the weight.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -39,6 +40,7 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
     console.print()
     _print_table(_rows(plan), console)
     console.print()
+    _say_each(console, "decay", _decay(plan))
     _say_each(console, "memory", _memory(plan, optimizer, cost))
     _say_each(console, "a step", _step(plan, cost))
     if any(not p.trainable for p in plan.parameters):
@@ -166,6 +168,15 @@ def _state(parameter: ParameterPlan) -> str:
 
 
 # --- cost ----------------------------------------------------------------------------------------
+
+
+def _decay(plan: Plan) -> list[str]:
+    """How many tensors are pulled to zero, and how strongly; the rest is biases, norms, tables and scales (P31)."""
+    counts = Counter(p.weight_decay for p in plan.trainable)
+    spared = counts.pop(0.0, 0)
+    said = [f"{decay:g} on {counted(count)} tensors" for decay, count in sorted(counts.items(), reverse=True)]
+    said += [f"none on {counted(spared)}: biases, norms, tables, scales"] if spared else []
+    return [" · ".join(said)] if said else []
 
 
 def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:

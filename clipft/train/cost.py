@@ -34,7 +34,7 @@ class StepShape:
     """What a step's cost hangs on beside the model and the plan.
 
     Args:
-        loss: contrastive, siglip or classifier.
+        loss: contrastive, siglip, zero_shot or classifier.
         batch_size: rows a step.
         micro_batch_size: rows encoded at once; None takes the batch whole.
         precision: what towers compute in.

@@ -175,7 +175,8 @@ class Evaluations:
         what = collapsed(self.base_similarity, measurement.similarity)
         if what is None:
             return
-        if self.started.clip.random:
+        clip = self.started.clip
+        if clip.random or clip.image.projection_is_new or clip.text.projection_is_new:
             if not self._warned:
                 self.view.warn(may_pass(what))
             self._warned = True
@@ -224,7 +225,9 @@ class Evaluations:
             return True
         name = early.metric or config.evaluate.best
         assert name is not None  # the schema asks for one of them
-        value = self.latest.get(name, math.nan)
+        if name not in self.latest:  # a later stage will measure it
+            return True
+        value = self.latest[name]
         first = self.progress.watched is None and math.isfinite(value)
         if first or (self.progress.watched is not None and _better(name, value, self.progress.watched)):
             self.progress.watched, self.progress.since_best = value, 0
@@ -238,12 +241,17 @@ class Evaluations:
         return False
 
 
-def check_metrics(config: Config, rows: Rows, loss: str, keep: Rows | None = None) -> None:
+def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None) -> None:
     """Refuse a metric that this run does not measure, before anything is computed (P59).
 
+    Args:
+        losses: of the run's stages; the last one's figures choose.
+
     Raises:
-        InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured.
+        InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured, or is not the same thing in
+            all stages.
     """
+    loss = losses[-1]
     known = figure_names(rows, classifier=loss == "classifier", loss=True)
     if keep is not None:
         known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
@@ -251,6 +259,8 @@ def check_metrics(config: Config, rows: Rows, loss: str, keep: Rows | None = Non
     if config.train.early_stop is not None:
         asked["train.early_stop.metric"] = config.train.early_stop.metric
     for key, name in asked.items():
+        if name == "loss" and len(set(losses)) > 1:
+            raise InputError(f"{key}: loss is another one in each stage ({', '.join(losses)}); name a figure instead")
         if name is not None and name not in known:
             raise InputError(
                 f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "

@@ -54,6 +54,8 @@ def overfit(loaded: Loaded, view: TrainView, *, steps: int) -> Overfit:
     Without augmentation, label smoothing and pulls to the base, so that the loss could come to zero.
     """
     prepared = prepare(_plain(loaded.config))
+    if prepared.searches:
+        raise InputError("strategy: where logit_scale alone trains, no row can be learnt; choose another for overfit")
     train = prepared.splits.train
     started = start(prepared)
     show_start(prepared, started, view)

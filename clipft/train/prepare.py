@@ -7,14 +7,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipft.config.loss_schema import LossConfig
-from clipft.config.schema import Config
+from clipft.config.schema import Config, ModelConfig
 from clipft.config.stages import stage_configs
 from clipft.data.captions import RepeatReport, repeats
 from clipft.data.rows import Rows
@@ -73,6 +73,7 @@ class Prepared:
         pulls: what `train.regularize` comes to under the plan.
         all_plans: those of all stages of the run.
         keep: rows to watch for forgetting; None watches none.
+        model: the run's own `model` section, from which all stages' model is built.
     """
 
     config: Config
@@ -87,6 +88,7 @@ class Prepared:
     pulls: tuple[Pull, ...] = ()
     all_plans: tuple[Plan, ...] = ()
     keep: Rows | None = None
+    model: ModelConfig = field(kw_only=True)
 
     @property
     def searches(self) -> bool:
@@ -115,9 +117,10 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     check_there(recipe_of(config.model).source)
     splits = read_splits(config.data, config.run.seed, config.evaluate.novel_classes)
     keep = None if config.evaluate.keep is None else read_keep(config.evaluate.keep, config.data)
-    check_prompt(config.model.text.prompt, splits.train, "data.train")
-    if splits.val is not None:
-        check_prompt(config.model.text.prompt, splits.val, "data.val")
+    measured = {"data.val": splits.val, "evaluate.keep": keep}
+    for key, rows in {"data.train": splits.train, **measured}.items():
+        if rows is not None:
+            check_prompt(config.model.text.prompt, rows, key, classes=splits.train.classes)
     meta = build_meta(config.model, classes=splits.train.classes)
     check_pooled(meta)
     found, digest = repeats(splits.train), data_sha256(splits, keep)
@@ -125,12 +128,16 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     configs = stage_configs(config)
     for number, own in enumerate(configs):
         with stage_named(config, number):
-            loss = _loss_of(own, meta, splits, stages[-1].loss if stages else "")
+            loss = _loss_of(own, meta, splits, stages[-1] if stages else None)
             plan = plan_of(own, meta, loss, splits.train.classes)
             search = plan.only_scale and len(configs) == 1
+            if search:
+                _check_search(own.loss)
             sums = (one_search if search else work_out)(own, len(splits.train), found)
         stage = _stage(config, number, sums)
-        stages.append(Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep))
+        stages.append(
+            Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep, model=config.model)
+        )
     plans = tuple(stage.plan for stage in stages)
     two_encoders = config.model.name is None and config.model.pretrained is None  # joined by projections that are drawn
     drawn = [
@@ -140,6 +147,15 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     ]
     pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn)
     return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
+
+
+def _check_search(loss: LossConfig) -> None:
+    """What is searched for is the best scale of the plain loss."""
+    for key in ("label_smoothing", "class_weights"):
+        if getattr(loss, key) != LossConfig.model_fields[key].default:
+            raise InputError(
+                f"loss.{key}: where logit_scale alone trains, it is fitted to the plain loss; leave it out"
+            )
 
 
 @contextmanager
@@ -163,11 +179,15 @@ def _stage(config: Config, number: int, sums: Arithmetic) -> Stage:
     return Stage(number, len(config.stages), before, first_step, before + own.epochs, own.reset_optimizer)
 
 
-def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: str) -> str:
+def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared | None) -> str:
     """The loss of a stage, checked against the rows and the stage before."""
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
-    if loss != "classifier" and before == "classifier":
-        raise InputError(f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first")
+    if before is not None and before.loss == "classifier":
+        if loss != "classifier":
+            raise InputError(
+                f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first"
+            )
+        _check_same_head(config.loss, before.config.loss)
     if loss in ("contrastive", "siglip") and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
@@ -175,6 +195,14 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: str) -> st
         check_rows(splits.val, loss, "data.val")
     class_weights(config.loss, splits.train)
     return loss
+
+
+def _check_same_head(loss: LossConfig, before: LossConfig) -> None:
+    """A classifier goes on from stage to stage as it was made."""
+    for key in ("features", "cosine", "bias"):
+        now, then = (str(getattr(section, key)).lower() for section in (loss, before))
+        if now != then:
+            raise InputError(f"loss.{key}: {now}, but the stage before has made its classifier with {then}; write that")
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipft.config.additions_schema import TextPromptConfig
 from clipft.data.rows import Rows
 from clipft.errors import InputError
@@ -9,16 +11,17 @@ from clipft.errors import InputError
 _KEY = "model.text.prompt"
 
 
-def check_prompt(config: TextPromptConfig | None, rows: Rows, key: str) -> None:
+def check_prompt(config: TextPromptConfig | None, rows: Rows, key: str, *, classes: Sequence[str]) -> None:
     """Refuse rows without class names where vectors stand around the name or belong to the class.
 
     Args:
         config: `model.text.prompt`.
         rows: to train or to measure on.
         key: where they were named.
+        classes: those that train.
 
     Raises:
-        InputError: they have captions, or a row has no class.
+        InputError: they have captions, a row has no class, or a class has no vectors of its own.
     """
     if config is None or (config.position == "end" and not config.class_specific):
         return
@@ -29,3 +32,6 @@ def check_prompt(config: TextPromptConfig | None, rows: Rows, key: str) -> None:
     without = 0 if rows.labels is None else int((rows.labels < 0).sum())
     if without:
         raise InputError(f"{_KEY}.{asks} needs a class for each row, and {without} of {key} have none; {instead}")
+    strange = [name for name in rows.classes if name not in classes]
+    if config.class_specific and strange:
+        raise InputError(f"{_KEY}.{asks}: {strange[0]!r} of {key} does not train, so it has no vectors; {instead}")

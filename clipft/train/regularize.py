@@ -56,7 +56,7 @@ def settle(
 
     Args:
         config: the section.
-        stages: of each its plan and its loss (contrastive, siglip or classifier).
+        stages: of each its plan and its loss (contrastive, siglip, zero_shot or classifier).
         drawn: towers whose projection the base does not have.
 
     Raises:

@@ -149,7 +149,7 @@ def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: boo
         check_tensorboard()
     stages = prepare_stages(config)
     if stages[0].splits.val is not None:
-        check_metrics(config, stages[0].splits.val, stages[-1].loss, stages[0].keep)
+        check_metrics(config, stages[0].splits.val, [stage.loss for stage in stages], stages[0].keep)
     number = _stage_of(folder, stages)
     show_plan(stages, loaded, view, folder.notes)
     prepared = stages[number]

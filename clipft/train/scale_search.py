@@ -76,7 +76,7 @@ class Encoded:
 def search_in_words(prepared: Prepared) -> str:
     """What will be searched for, before it is."""
     train, bounds = prepared.splits.train, prepared.config.model.logit_scale
-    among = f"the prompts of all {len(train.classes)} classes"
+    among = f"the prompts of all {len(set(train.classes) - set(train.novel))} classes"
     if not _has_classes(train):
         among = f"the captions of fixed batches of {prepared.arithmetic.batch_size}"
     what = " and ".join(p.name for p in prepared.plan.trainable)
@@ -98,7 +98,7 @@ def search_scale(
 ) -> None:
     """Find the scale (and bias), put it into the model, measure, save: all of the run's training.
 
-    A row with a class is asked which of all classes it is, by the prompts that evaluation asks with; rows with captions
+    A row with a class is asked which of all classes that train it is, by the prompts that evaluation asks with; rows with captions
     alone are told apart in batches of train.batch_size in the first epoch's order, as training would. Under siglip
     each of these pairs is a yes or no.
 
@@ -151,7 +151,10 @@ def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: T
     encode = Encode(started.clip, config.data.templates, device, autocast)
     labels = seen.labels
     if _has_classes(rows):
-        texts, text_of, kept = encode.classes(rows.classes), labels, (labels >= 0).nonzero()[:, 0]
+        trained = [name for name in rows.classes if name not in prepared.splits.train.novel]
+        columns = torch.tensor([trained.index(name) if name in trained else -1 for name in rows.classes])
+        text_of = torch.where(labels >= 0, columns[labels.clamp(min=0)], -1)
+        texts, kept = encode.classes(trained), (text_of >= 0).nonzero()[:, 0]
     else:
         assert seen.rows.captions is not None  # a source has one or the other
         codes = seen.rows.captions.codes()

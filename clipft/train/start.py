@@ -59,7 +59,7 @@ def start(prepared: Prepared) -> Started:
     if device.type == "cpu":
         keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
-    clip = build(config.model, config.run.seed, classes=prepared.classes)
+    clip = build(prepared.model, config.run.seed, classes=prepared.classes)
     if prepared.splits.train.captions is None and prepared.loss != "classifier":
         clip.tokenizer.know(prepared.classes, config.data.templates)
     clip.model.to(device)

@@ -188,3 +188,15 @@ def test_a_wrong_strategy_is_told(strategy: str, sentence: str) -> None:
         load(f"strategy: {strategy}")
     assert sentence in str(caught.value)
     assert "config.yaml:1" in str(caught.value)
+
+
+def test_a_mistake_in_a_strategys_key_stands_on_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("strategy: {name: linear_probe, features: pooled}\nloss: {type: contrastive}")
+    assert "--set" not in str(caught.value)
+    assert "config.yaml:1: loss.init: is for type: classifier" in str(caught.value)
+
+
+def test_last_layers_of_no_tower() -> None:
+    with pytest.raises(ConfigError, match=r"names no tower; write such as \{image: 2\}"):
+        load("strategy: {name: last_layers, n: {}}")

@@ -49,6 +49,7 @@ text   froze all backbone parameters (148 tensors, 63.2M parameters)
  logit_scale           1            1           1  1e-04  <0.1 %
  total               302  151,277,313  14,832,641         9.8 % trains
 
+ decay    0.1 on 10 tensors · none on 19: biases, norms, tables, scales
  memory   weights 605 MB · gradients 59 MB · optimiser 119 MB
  a step   backward stops at image block 10 and at the text projection
  frozen   stays in evaluation mode: no dropout, no new BatchNorm statistics

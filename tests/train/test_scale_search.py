@@ -18,6 +18,7 @@ from clipft.errors import InputError
 from clipft.evaluate.compare import evaluate_target
 from clipft.export import export
 from clipft.model.build import build
+from clipft.train.overfit import overfit
 from clipft.train.run import dry_run
 
 FROZEN = {"freeze_backbone": True, "projection": "freeze"}
@@ -159,3 +160,18 @@ def test_too_many_unreadable_images_end_the_search(write: Write, tmp_path: Path)
     with pytest.raises(InputError, match=r"1 of 32 images of folder .* data\.max_bad_fraction"):
         go(write(model=ONLY_SCALE))
     assert go(write("lenient", model=ONLY_SCALE, data={"max_bad_fraction": 0.1})).tuned
+
+
+def test_what_the_search_does_not_do_is_refused(write: Write) -> None:
+    path = write(loss={"type": "zero_shot", "label_smoothing": 0.1})
+    with pytest.raises(InputError, match=r"loss.label_smoothing: where logit_scale alone trains, it is fitted"):
+        go(path, "strategy=logit_scale")
+    with pytest.raises(InputError, match="where logit_scale alone trains, no row can be learnt"):
+        overfit(load_config(write(), ["strategy=logit_scale"]), view(), steps=2)
+
+
+def test_novel_classes_have_no_say_in_the_search(write: Write) -> None:
+    """P62: what is measured on them must not have been fitted to them."""
+    shown = view()
+    go(write(evaluate={"novel_classes": "half"}), "strategy=logit_scale", shown=shown)
+    assert "all 2 classes" in " ".join(said(shown).split())

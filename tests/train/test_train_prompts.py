@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,16 @@ def test_captions_have_no_class_name_to_stand_around(write: Write, tmp_path: Pat
     go(path, f"model.text.prompt.{key}={harmless}", shown=shown)
     assert "[start] V1 ... V4 a photo of" in said(shown)
     assert "prompt vectors: up to 8 captions x 16 tokens of text a step" in said(shown)
+
+
+def test_what_is_watched_for_forgetting_needs_vectors_too(write: Write, colour_folder: Callable[..., Path]) -> None:
+    """P54: refused before anything is computed, not after a whole epoch."""
+    other = colour_folder("other", each=1)
+    (other / "red").rename(other / "pink")
+    text = {"prompt": {"length": 2, "class_specific": True}}
+    path = write(model={"text": text}, evaluate={"keep": {"folder": str(other)}})
+    with pytest.raises(InputError, match=r"class_specific: true: 'pink' of evaluate.keep does not train"):
+        go(path)
 
 
 def test_a_class_s_own_vectors_are_counted_in_a_report(write: Write) -> None:

@@ -11,6 +11,7 @@ from train_runs import Write, go, lines, said, same, stop_after, view, weights, 
 from clipft.config.load import load_config
 from clipft.config.stages import stage_configs
 from clipft.errors import ConfigError, InputError
+from clipft.model.build import build
 from clipft.model.saved import load_saved
 from clipft.train.prepare import prepare_stages
 
@@ -156,3 +157,46 @@ def test_what_makes_no_sense_is_refused_with_the_stage(write: Write) -> None:
     path.write_text(yaml.safe_dump({**config, "train": {"epochs": 7}}))
     with pytest.raises(ConfigError, match=r"train.epochs: 7, but the stages have 2 together; leave it out"):
         load_config(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("cosine", True), ("bias", False), ("features", "pooled")])
+def test_a_classifier_goes_on_as_it_was_made(write: Write, key: str, value: object) -> None:
+    """P52: another form of head in a later stage would be trained and never load again."""
+    loss = {"type": "classifier", "init": "random"}
+    path = with_stages(write(loss=loss), {"epochs": 1}, {"epochs": 1, "loss": {**loss, key: value}})
+    with pytest.raises(InputError, match=rf"stages\[1\]: loss.{key}: .* the stage before has made its classifier with"):
+        prepare_stages(load_config(path).config)
+
+
+def test_a_projection_is_drawn_anew_for_all_stages(write: Write) -> None:
+    """`projection: reset` is the run's; what a stage says of it does not bring the base's back."""
+    model = {"image": {"projection": "reset"}}
+    path = with_stages(write(model=model), {"epochs": 1, "model": {"image": {"projection": "train"}}})
+    finished = go(path, "optim.lr=1e-12", "optim.weight_decay=0")
+    config = load_config(finished.folder / "config.yaml").config
+    base = build(
+        config.model.model_copy(update={"image": config.model.image.model_copy(update={"projection": "train"})}), 0
+    )
+    assert not torch.allclose(weights(finished.folder)["visual.proj"], base.model.get_parameter("visual.proj"))
+
+
+def test_early_stopping_waits_for_the_stage_that_measures_its_metric(write: Write) -> None:
+    path = with_stages(
+        write(train={"early_stop": {"metric": "classifier_top1", "patience": 1}}),
+        {"epochs": 3, "model": OPEN},
+        {"epochs": 1, "model": HEADS, "loss": {"type": "classifier"}},
+    )
+    finished = go(path)
+    assert len(lines(finished.folder, "evaluation")) == 5
+
+
+def test_a_loss_that_changes_cannot_choose_the_best(write: Write) -> None:
+    path = with_stages(
+        write(evaluate={"best": "loss"}),
+        {"epochs": 1, "model": OPEN},
+        {"epochs": 1, "model": HEADS, "loss": {"type": "classifier"}},
+    )
+    with pytest.raises(
+        InputError, match=r"evaluate.best: loss is another one in each stage \(contrastive, classifier\)"
+    ):
+        go(path)
