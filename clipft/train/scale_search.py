@@ -98,9 +98,9 @@ def search_scale(
 ) -> None:
     """Find the scale (and bias), put it into the model, measure, save: all of the run's training.
 
-    A row with a class is asked which of all classes that train it is, by the prompts that evaluation asks with; rows with captions
-    alone are told apart in batches of train.batch_size in the first epoch's order, as training would. Under siglip
-    each of these pairs is a yes or no.
+    A row with a class is asked which of all classes that train it is, by the prompts that evaluation asks with; rows
+    with captions alone are told apart in batches of train.batch_size in the first epoch's order, as training would.
+    Under siglip each of these pairs is a yes or no.
 
     Raises:
         InputError: too many images cannot be read.
