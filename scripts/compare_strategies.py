@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import statistics
@@ -105,6 +106,7 @@ class Row:
         kept_before: recall at 5, image to text, of openstax's test split.
         kept: the same afterwards.
         settings: what `--sweep` changed.
+        config: a digest of the config, by which a row is known to be of this one.
     """
 
     way: str
@@ -119,11 +121,12 @@ class Row:
     kept_before: float
     kept: float
     settings: str = ""
+    config: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str, int, str]:
+    def key(self) -> tuple[str, ...]:
         """What makes a run this one and no other."""
-        return self.way, self.photos, self.data, self.draw, self.settings
+        return self.way, self.photos, self.data, str(self.draw), self.settings, self.config
 
 
 def main() -> int:
@@ -138,10 +141,11 @@ def main() -> int:
     native = train_native_base(options) if any(way.native for way in wanted) else None
     done = []
     for way, setting, photos, data, draw in runs(wanted, options):
-        key = (way.name, photos, data, draw, setting)
+        base: Path = native if native is not None and way.native else options.base
+        config = yaml.safe_dump(config_of(way, photos, data, draw, base, options.data))
+        key = (way.name, photos, data, str(draw), setting, hashlib.sha256(config.encode()).hexdigest()[:12])
         if key not in rows:
-            base: Path = native if native is not None and way.native else options.base
-            rows[key] = run(way, setting, photos, data, draw, base, options)
+            rows[key] = run(way, setting, photos, data, draw, config, options)
             with (options.out / "rows.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(rows[key])) + "\n")
             print(f"{way.name} {setting} {photos} {data} {draw}: {rows[key].tuned:.3f}", file=sys.stderr, flush=True)
@@ -162,11 +166,13 @@ def runs(ways: Iterable[Way], options: argparse.Namespace) -> Iterable[tuple[Way
                         yield way, setting, photos, data, draw
 
 
-def run(way: Way, setting: str, photos: str, data: str, draw: int, base: Path, options: argparse.Namespace) -> Row:
-    """One `clipft train` and what it left."""
-    name = "-".join(filter(None, (way.name, setting, photos, data, str(draw)))).replace(" ", "_").replace("/", "_")
+def run(way: Way, setting: str, photos: str, data: str, draw: int, text: str, options: argparse.Namespace) -> Row:
+    """One `clipft train` of a config's text, and what it left."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    words = (way.name, setting, photos, data, str(draw), digest)
+    name = "-".join(filter(None, words)).replace(" ", "_").replace("/", "_")
     folder, config = options.out / name, options.out / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(config_of(way, photos, data, draw, base, options.data)), encoding="utf-8")
+    config.write_text(text, encoding="utf-8")
     sets = {"run.dir": folder, **dict([setting.split("=", 1)] if setting else [])}
     seconds, memory = train(config, sets, options.out / f"{name}.log")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -186,6 +192,7 @@ def run(way: Way, setting: str, photos: str, data: str, draw: int, base: Path, o
         before[KEPT],
         after[KEPT],
         setting,
+        digest,
     )
 
 

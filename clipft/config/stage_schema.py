@@ -12,7 +12,7 @@ from clipft.config.values import Kinds, Layers, Pattern, PositiveFloat, Rate, Se
 
 
 class StageTower(Section):
-    """What of a tower trains in a stage, and how fast. A freeze key clears the run's for this tower."""
+    """What of a tower trains in a stage, and how fast. A freeze key clears the run's for this tower, and train_only."""
 
     freeze_pattern: Pattern | None = None
     """As model.image.freeze_pattern."""

@@ -45,9 +45,9 @@ def _config_of(config: Config, stage: StageConfig) -> Config:
 
 
 def _tower(section: T, stage: StageTower) -> T:
-    """A freeze key of the stage clears the run's, as between any two levels."""
+    """A freeze key of the stage clears the run's, as between any two levels, and its train_only: more may thaw."""
     if any(getattr(stage, key) is not None for key in FREEZE_KEYS):
-        section = section.model_copy(update=dict.fromkeys(FREEZE_KEYS))
+        section = section.model_copy(update=dict.fromkeys((*FREEZE_KEYS, "train_only")))
     return _over(section, stage)
 
 

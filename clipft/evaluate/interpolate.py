@@ -148,6 +148,11 @@ def open_between(name: str, which: Which | None, *, device: torch.device, autoca
         )
     saved.clip.model.to(device)
     base = build(base_of(config.model), config.run.seed)
+    if base.image.projection_is_new or base.text.projection_is_new:
+        raise InputError(
+            f"{name}: its projections were drawn anew (model.embed_dim, projection: reset), so its base has none to "
+            "mix them with; interpolate a run that kept them"
+        )
     base.model.to(device)
     tensors: dict[str, Tensor] = base.model.state_dict()
     if saved.state["classifier"] is not None:

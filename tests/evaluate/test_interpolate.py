@@ -192,6 +192,9 @@ def test_what_cannot_be_mixed_is_refused(
     prompted = {"name": f"local-dir:{tiny_native}", "image": {"prompt": {"length": 2}}}
     with pytest.raises(InputError, match=r"model.image.prompt: a base without prompt vectors has nothing"):
         run_through(make_run(tiny_native, model=prompted), [])
+    drawn = {"name": f"local-dir:{tiny_native}", "embed_dim": 20}
+    with pytest.raises(InputError, match=r"its projections were drawn anew \(model.embed_dim, projection: reset\)"):
+        run_through(make_run(tiny_native, model=drawn), [])
     with pytest.raises(InputError, match="an exported model does not bring its base"):
         run_through(tiny_native, [])
     with pytest.raises(InputError, match="no such run"):

@@ -30,6 +30,13 @@ def test_a_stage_has_what_the_run_has_but_for_its_own_keys(write: Write) -> None
     assert (second.optim.lr_heads, second.optim.lr, second.train.epochs) == (7e-4, 1e-3, 2)
 
 
+def test_norms_first_and_then_everything(write: Write) -> None:
+    path = write(model={"image": {"train_only": ["norms"]}})
+    stages = ({"epochs": 1}, {"epochs": 1, "model": {"image": {"freeze_backbone": False}}})
+    first, second = stage_configs(load_config(with_stages(path, *stages)).config)
+    assert (first.model.image.train_only, second.model.image.train_only) == (("norms",), None)
+
+
 def test_more_thaws_from_stage_to_stage(write: Write) -> None:
     """Progressive unfreezing: each stage moves what its plan says and nothing else, warms up and reports itself."""
     path = with_stages(
