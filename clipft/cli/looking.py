@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from clipft.cli.options import Overrides, Precision
+from clipft.cli.options import AsJson, Overrides, Precision
 from clipft.errors import InputError
 from clipft.report.topic_names import TOPICS
 
@@ -172,7 +172,7 @@ def models(
         Optional[Precision],  # noqa: UP045
         typer.Option("--precision", help="With --fits: what a step computes in; auto is bf16."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List open_clip's architectures and pretrained tags: size, cost, zero-shot accuracy.
 

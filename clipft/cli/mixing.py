@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Precision, Which
+from clipft.cli.compute import choose_compute
+from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Force, Precision, RunName, Which
 from clipft.errors import InputError
 
 if TYPE_CHECKING:
     from clipft.export import Written
 
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")]
-
 _MOST = 1001  # points of a curve
 
 
 def interpolate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
+    run: RunName,
     alpha: Annotated[
         str,
         typer.Option(
@@ -65,21 +64,18 @@ def interpolate(
     from clipft.evaluate.interpolate import open_between
     from clipft.evaluate.sweep import Compute
     from clipft.export.write import export_model, refuse_to_overwrite
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.export_view import export_view
     from clipft.report.interpolate_curve import write_curve
     from clipft.report.interpolate_view import interpolation_view
     from clipft.report.progress import show_steps
-    from clipft.train.precision import choose_device, choose_precision
 
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         refuse_to_overwrite(folder, force)
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
-    between = open_between(run, which.value if which else None, device=place, autocast=lambda: chosen.autocast(place))
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    chosen = choose_compute(device, precision)
+    between = open_between(run, which.value if which else None, device=chosen.device, autocast=chosen.autocast)
+    compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = run_through(between, alphas, sources, compute=compute, choose=chooser, watch=watch)
     console = result()
@@ -131,19 +127,16 @@ def soup(
     from clipft.evaluate.soup import cook, serve
     from clipft.evaluate.sweep import Compute
     from clipft.export.write import export_model, refuse_to_overwrite
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.export_view import export_view
     from clipft.report.progress import show_steps
     from clipft.report.soup_view import soup_view
-    from clipft.train.precision import choose_device, choose_precision
 
     folder = Path(out).expanduser()
     refuse_to_overwrite(folder, force)
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
-    pot = open_pot(runs, which.value if which else None, place)
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    chosen = choose_compute(device, precision)
+    pot = open_pot(runs, which.value if which else None, chosen.device)
+    compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = cook(pot, source, recipe="greedy" if greedy else "uniform", compute=compute, watch=watch)
     console = result()

@@ -48,6 +48,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, such as optim.lr=3e-5. Repeatable."),
 ]
 
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")]
+
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[

@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from clipft.cli.options import Adapter, BatchSize, ComputeIn, Data, Device, Layout, MapMethod, Precision, Which
+from clipft.cli.compute import choose_compute
+from clipft.cli.options import (
+    Adapter,
+    AsJson,
+    BatchSize,
+    ComputeIn,
+    Data,
+    Device,
+    Force,
+    Layout,
+    MapMethod,
+    Precision,
+    RunName,
+    Which,
+)
 from clipft.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,20 +59,17 @@ def evaluate(
     source = _source(target, data)
 
     from clipft.evaluate.compare import evaluate_target
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.evaluation_table import evaluation_table
     from clipft.report.progress import show_progress
-    from clipft.train.precision import choose_device, choose_precision
 
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
+    chosen = choose_compute(device, precision)
     evaluation = evaluate_target(
         target,
         source,
         which=which.value if which else None,
-        device=place,
-        autocast=lambda: chosen.autocast(place),
+        device=chosen.device,
+        autocast=chosen.autocast,
         batch_size=batch_size,
         with_base=base,
         with_keep=keep,
@@ -130,22 +141,19 @@ def embed(
     from clipft.embed.features import embed_target, figures
     from clipft.embed.maps import draw_map
     from clipft.embed.vectors import checks, write_vectors
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.embed_view import embed_view, shapes
     from clipft.report.map_file import thumbnails_for, write_map
     from clipft.report.progress import show_progress, show_work
-    from clipft.train.precision import choose_device, choose_precision
 
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
+    chosen = choose_compute(device, precision)
     embeddings = embed_target(
         target,
         source,
         which=which.value if which else None,
-        device=place,
-        autocast=lambda: chosen.autocast(place),
-        precision=chosen.name,
+        device=chosen.device,
+        autocast=chosen.autocast,
+        precision=chosen.precision.name,
         batch_size=batch_size,
         with_base=base,
         check=checks(vectors),
@@ -188,7 +196,7 @@ def predict(
     batch_size: BatchSize = 64,
     device: Device = "auto",
     precision: ComputeIn = Precision.auto,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV.")] = False,
 ) -> None:
     """Say what images show, or find the images nearest to a text.
@@ -210,13 +218,11 @@ def predict(
     from clipft.report.console import result, say, talk
     from clipft.report.prediction_view import nearest_view, prediction_view
     from clipft.report.progress import show_progress
-    from clipft.train.precision import choose_device, choose_precision
 
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size, watch=show_progress)
+    chosen = choose_compute(device, precision)
+    compute = Compute(chosen.device, chosen.autocast, batch_size, watch=show_progress)
     target = open_target(model, which.value if which else None, adapter=adapter)
-    say((*target.notes, *chosen.notes))
+    say(target.notes)
     found = (
         nearest_images(target, query, looked_at, compute, top=top)
         if query is not None
@@ -235,7 +241,7 @@ def predict(
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
+    run: RunName,
     out: Annotated[
         str,
         typer.Option("--out", help="The folder to write (with --to pt also a .pt file, with --adapter-only a file)."),
@@ -252,7 +258,7 @@ def export(
             help="Write one .safetensors file with what the run changed of its base; predict --adapter takes it.",
         ),
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a run's model so that plain open_clip, or transformers, loads it.
 
