@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from clipft.cli import options
     from clipft.train.precision import Precision
 
 
@@ -25,7 +24,7 @@ class Chosen:
         return self.precision.autocast(self.device)
 
 
-def choose_compute(device: str, precision: options.Precision) -> Chosen:
+def choose_compute(device: str, precision: str) -> Chosen:
     """What the two options come to; where that is not what was asked for, it is said.
 
     Raises:
@@ -35,6 +34,6 @@ def choose_compute(device: str, precision: options.Precision) -> Chosen:
     from clipft.train.precision import choose_device, choose_precision
 
     place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
+    chosen = choose_precision(precision, place, "--precision")
     say(chosen.notes)
     return Chosen(place, chosen)

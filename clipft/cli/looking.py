@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -161,15 +161,15 @@ def _naming(option: str) -> Iterator[None]:
 
 def models(
     words: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="FILTER", help="A part of a name or tag, such as SigLIP, ViT-B or laion2b."),
     ] = None,
     fits: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--fits", metavar="SIZE", help="Show what trains in this much memory, such as 8GB."),
     ] = None,
     precision: Annotated[
-        Optional[Precision],  # noqa: UP045
+        Precision | None,
         typer.Option("--precision", help="With --fits: what a step computes in; auto is bf16."),
     ] = None,
     as_json: AsJson = False,
@@ -195,7 +195,7 @@ def models(
         else:
             print_models(found, result(), with_tags=words is not None)
         return
-    kind = "fp32" if precision is Precision.fp32 else "bf16"  # fp16 takes as many bytes
+    kind = "fp32" if precision == "fp32" else "bf16"  # fp16 takes as many bytes
     fitting = found.fitting(size, kind)
     if as_json:
         typer.echo(json.dumps({"bytes": size, "precision": kind, "fits": [fit.to_json() for fit in fitting]}, indent=1))

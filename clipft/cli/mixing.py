@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipft.cli.compute import choose_compute
-from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Force, Precision, RunName, Which
+from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Force, RunName, Which
 from clipft.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def interpolate(
         ),
     ] = "0:1:0.1",
     data: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--data", metavar="SOURCE", help="As for evaluate; the run's data.val if left out. Repeatable."),
     ] = None,
     choose: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--choose", metavar="ALPHA|FIGURE", help="An alpha, or the figure whose mean chooses one."),
     ] = None,
     out: Annotated[
@@ -41,7 +41,7 @@ def interpolate(
     force: Force = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Mix a run's weights with its base's, and find how much of the tuning is best.
@@ -74,7 +74,7 @@ def interpolate(
     if folder is not None:
         refuse_to_overwrite(folder, force)
     chosen = choose_compute(device, precision)
-    between = open_between(run, which.value if which else None, device=chosen.device, autocast=chosen.autocast)
+    between = open_between(run, which, device=chosen.device, autocast=chosen.autocast)
     compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = run_through(between, alphas, sources, compute=compute, choose=chooser, watch=watch)
@@ -108,7 +108,7 @@ def soup(
     force: Force = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was tried as JSON.")] = False,
 ) -> None:
     """Average the weights of several runs of one base (Model soups).
@@ -135,7 +135,7 @@ def soup(
     folder = Path(out).expanduser()
     refuse_to_overwrite(folder, force)
     chosen = choose_compute(device, precision)
-    pot = open_pot(runs, which.value if which else None, chosen.device)
+    pot = open_pot(runs, which, chosen.device)
     compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = cook(pot, source, recipe="greedy" if greedy else "uniform", compute=compute, watch=watch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,6 @@ from clipft.cli.options import (
     Force,
     Layout,
     MapMethod,
-    Precision,
     RunName,
     Which,
 )
@@ -45,7 +44,7 @@ def evaluate(
     ] = True,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print {base, tuned} as JSON.")] = False,
 ) -> None:
     """Measure a model, its base beside it.
@@ -67,7 +66,7 @@ def evaluate(
     evaluation = evaluate_target(
         target,
         source,
-        which=which.value if which else None,
+        which=which,
         device=chosen.device,
         autocast=chosen.autocast,
         batch_size=batch_size,
@@ -118,7 +117,7 @@ def embed(
     base: Annotated[bool, typer.Option("--base/--no-base", help="Put the base beside the tuned model.")] = True,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
 ) -> None:
     """Write the features of images and texts, and draw them as a map, the base beside the tuned model.
 
@@ -135,7 +134,7 @@ def embed(
         raise InputError("--method: is how a map is drawn; add --plot map.html")
     vectors = None if out is None else check_out(out, "--out", (".safetensors", ".parquet"))
     picture = None if plot is None else check_out(plot, "--plot", (".html", ".png"))
-    methods = () if picture is None else choose_methods((method or MapMethod.auto).value)
+    methods = () if picture is None else choose_methods(method or "auto")
     source = _source(target, data)
 
     from clipft.embed.features import embed_target, figures
@@ -150,7 +149,7 @@ def embed(
     embeddings = embed_target(
         target,
         source,
-        which=which.value if which else None,
+        which=which,
         device=chosen.device,
         autocast=chosen.autocast,
         precision=chosen.precision.name,
@@ -178,7 +177,7 @@ def embed(
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a checkpoint or an exported model.")],
-    images: Annotated[Optional[list[str]], typer.Argument(metavar="IMAGE|FOLDER...", help="What to look at.")] = None,  # noqa: UP045
+    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE|FOLDER...", help="What to look at.")] = None,
     texts: Annotated[
         list[str] | None,
         typer.Option("--text", help="A text to choose between, in place of the run's classes. Repeatable."),
@@ -195,7 +194,7 @@ def predict(
     which: Which = None,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print as CSV.")] = False,
 ) -> None:
@@ -221,7 +220,7 @@ def predict(
 
     chosen = choose_compute(device, precision)
     compute = Compute(chosen.device, chosen.autocast, batch_size, watch=show_progress)
-    target = open_target(model, which.value if which else None, adapter=adapter)
+    target = open_target(model, which, adapter=adapter)
     say(target.notes)
     found = (
         nearest_images(target, query, looked_at, compute, top=top)
@@ -249,7 +248,7 @@ def export(
     to: Annotated[
         Layout,
         typer.Option("--to", help="open_clip: a folder for local-dir:; pt: a bare state dict; hf: for transformers."),
-    ] = Layout.open_clip,
+    ] = "open_clip",
     which: Which = None,
     adapter_only: Annotated[
         bool,
@@ -264,8 +263,8 @@ def export(
 
     Example: clipft export runs/handclip --out handclip-model
     """
-    if adapter_only and to is not Layout.open_clip:
-        raise InputError(f"--adapter-only: writes a file of clipft's own; leave out --to {to.value}")
+    if adapter_only and to != "open_clip":
+        raise InputError(f"--adapter-only: writes a file of clipft's own; leave out --to {to}")
 
     from clipft.export import export as write
     from clipft.export import export_adapter
@@ -273,7 +272,7 @@ def export(
     from clipft.report.export_view import export_view
 
     if adapter_only:
-        written = export_adapter(run, out, which=which.value if which else None, force=force)
+        written = export_adapter(run, out, which=which, force=force)
     else:
-        written = write(run, out, which=which.value if which else None, to=to.value, force=force)
+        written = write(run, out, which=which, to=to, force=force)
     result().print(export_view(written), soft_wrap=True)
