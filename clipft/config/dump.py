@@ -63,7 +63,7 @@ def json_schema() -> str:
 
 
 def _one_line(schema: Any) -> Any:
-    """`schema` with every description on one line, whatever the wrapping in schema.py."""
+    """`schema` with every description on one line, whatever the wrapping of its docstring."""
     if isinstance(schema, list):
         return [_one_line(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,6 +1,6 @@
 """What the schema allows, in words: the value at a place, and the key a person may have meant.
 
-All of it is read off the JSON schema, so a new key in schema.py needs nothing here.
+All of it is read off the JSON schema, so a new key needs nothing here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import ValidationError
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.config.source_schema import SOURCES, FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
