@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from clipft.config.hints import nearest
 from clipft.config.source_schema import SOURCES
-from clipft.config.vocabulary import Path, Schemas, allowed, dotted, keys_of, locate, nearest, unknown_key
+from clipft.config.vocabulary import Path, Schemas, allowed, dotted, keys_of, locate, unknown_key
 from clipft.config.yaml_nodes import Node, resolve
 from clipft.errors import Problem
 

@@ -5,11 +5,11 @@ All of it is read off the JSON schema, so a new key needs nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from clipft.config.hints import nearest, one_of
 from clipft.config.schema import Config
 from clipft.config.source_schema import SOURCES
 
@@ -35,18 +35,6 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
     "seed": ("run", "seed"),
     "output_dir": ("run", "dir"),
 }
-
-
-def nearest(word: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known names that look most like `word`, best first; case and - for _ do not count."""
-    plain = {name.lower().replace("-", "_"): name for name in known}
-    found = get_close_matches(word[:80].lower().replace("-", "_"), plain, count, cutoff)
-    return [plain[name] for name in found]
-
-
-def one_of(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def dotted(path: Path) -> str:
