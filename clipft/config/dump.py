@@ -36,6 +36,8 @@ def dump_config(config: Config) -> str:
     """The whole config as YAML that loads to an equal one, but for `run.dir`: the same file can be run again."""
     values = config.model_dump(mode="json")
     values["run"]["dir"] = None
+    if config.stages:  # which say it themselves
+        del values["train"]["epochs"]
     return dump_yaml(values)
 
 
