@@ -24,7 +24,7 @@ from clipft.config.data_schema import DataConfig
 from clipft.config.evaluate_schema import EvaluateConfig
 from clipft.config.loss_schema import LossConfig
 from clipft.config.optim_schema import OptimConfig
-from clipft.config.stage_schema import StageConfig
+from clipft.config.stage_schema import StageConfig, StageTower
 from clipft.config.strategy_schema import Strategies
 from clipft.config.train_schema import TrainConfig
 from clipft.config.values import Kinds, Layers, Pattern, PositiveFloat, Rate, Section, refuse
@@ -90,6 +90,23 @@ class TowerConfig(Section):
     """Small networks at the end of the blocks' branches; null has none."""
     feature_adapter: FeatureAdapterConfig | None = None
     """A small network on the tower's output; null has none."""
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The keys of the new parameters that the tower gets."""
+        keys = ("prompt", "lora", "adapter", "feature_adapter")
+        return tuple(key for key in keys if getattr(self, key, None) is not None)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether these keys let nothing of the tower train."""
+        if self.freeze_pattern is not None:
+            backbone = self.freeze_pattern == "all"
+        elif self.freeze_layers is not None:
+            backbone = self.freeze_layers == -1
+        else:
+            backbone = self.freeze_backbone is True
+        return backbone and self.projection == "freeze" and not self.new
 
 
 class ImageTowerConfig(TowerConfig):
@@ -209,3 +226,21 @@ class Config(Section):
             yield f"train.epochs: {self.train.epochs}, but the stages have {epochs} together; leave it out"
         if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
             yield f"train.batch_size: a {self.loss.type} loss needs at least 2 rows a batch: one pair has no negatives"
+        for key in self._idle_in_text():
+            yield (
+                f"model.text.{key}: stands beside loss.type: classifier, which looks at no text, so it would not "
+                f"train; write loss.type: zero_shot, or {key} under model.image"
+            )
+
+    def _idle_in_text(self) -> tuple[str, ...]:
+        """New parameters of the text tower that no stage's loss sees, and that were not asked for beside others.
+
+        `strategy: lora` means both towers unless it is told otherwise; vectors among words are always meant.
+        """
+        losses = [stage.loss or self.loss for stage in self.stages] or [self.loss]
+        if any(loss.type != "classifier" for loss in losses):
+            return ()
+        image_moves = not self.model.image.stands_still or any(
+            stage.model.image != StageTower() for stage in self.stages
+        )
+        return tuple(key for key in self.model.text.new if key == "prompt" or not image_moves)
