@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,9 +56,6 @@ def inspect(
 
     Example: clipft inspect --model ViT-B-32 --walkthrough
     """
-    import json
-    from contextlib import nullcontext
-
     from clipft.config.load import load_config
     from clipft.config.schema import ModelConfig
     from clipft.report.inspect_options import Asked
@@ -120,9 +119,6 @@ def inspect(
 
 
 def _show_prompts(run: Path, *, as_json: bool) -> None:
-    import json
-    from dataclasses import asdict
-
     from clipft.model.describe import describe
     from clipft.model.prompt_words import nearest_words, prompt_example
     from clipft.model.saved import load_saved
@@ -178,8 +174,6 @@ def models(
 
     Example: clipft models SigLIP
     """
-    import json
-
     from clipft.model.catalogue import catalogue
     from clipft.report.amounts import read_bytes
     from clipft.report.console import result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +51,6 @@ def interpolate(
 
     Example: clipft interpolate runs/handclip --data folder:my/val --data folder:other --out handclip-model
     """
-    import json
-
     from clipft.data.sources import parse_data_option
     from clipft.embed.outfile import check_out, write_whole
 
@@ -117,8 +116,6 @@ def soup(
 
     Example: clipft soup runs/a runs/b runs/c --data folder:my/val --out soup-model
     """
-    import json
-
     from clipft.data.sources import parse_data_option
 
     source = None if data is None else parse_data_option(data)
