@@ -1,6 +1,6 @@
 """The strategies that a user may name, each with its options: one class a strategy, one sentence an option.
 
-What each stands for is in `strategies.py`.
+What each trains is in `strategy_shares.py`, the keys that say so in `strategies.py`.
 """
 
 from __future__ import annotations
