@@ -31,6 +31,9 @@ from clipft.config.values import Kinds, Layers, Pattern, PositiveFloat, Rate, Se
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
+FREEZE_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
+"""What of a backbone is frozen; of those that one level sets the first wins."""
+
 
 class LogitScaleConfig(Section):
     """What multiplies the cosines before the loss."""

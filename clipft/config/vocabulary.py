@@ -13,7 +13,7 @@ from clipft.config.hints import nearest, one_of
 from clipft.config.schema import Config
 from clipft.config.source_schema import SOURCES
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 Schemas = list[dict[str, Any]]
 
 # Names that other training tools have for our keys.
@@ -37,7 +37,7 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A place as a person writes it: `optim.groups[0].lr`."""
     text = ""
     for part in path:
@@ -79,7 +79,7 @@ def _inside(schemas: Schemas, part: str | int) -> Schemas:
     return []
 
 
-def locate(location: Path, *, branch: bool = False) -> tuple[Path, Schemas]:
+def locate(location: KeyPath, *, branch: bool = False) -> tuple[KeyPath, Schemas]:
     """The place a person wrote, and what is allowed there, from a pydantic location.
 
     Pydantic puts the branch of a union that it tried into the location, as if it were a key. Where the location ends
@@ -173,7 +173,7 @@ def _list(schema: dict[str, Any]) -> str:
     return "a list of " + ("texts" if items[0].get("type") == "string" else f"sections with {allowed(items)}")
 
 
-def unknown_key(path: Path, siblings: list[str]) -> str:
+def unknown_key(path: KeyPath, siblings: list[str]) -> str:
     """A sentence for a key that is not one of its section's: where it belongs, or what it may be meant for."""
     *section, last = path
     key = str(last).lower().replace("-", "_")
@@ -194,7 +194,7 @@ def unknown_key(path: Path, siblings: list[str]) -> str:
     return f"unknown key; known here: {', '.join(siblings)}"
 
 
-def _homes(key: str, section: Path) -> list[Path]:
+def _homes(key: str, section: KeyPath) -> list[KeyPath]:
     """Where `key` is known: the shallowest places, and those below the section it was written in."""
     known = [path for path in _known_paths() if path[-1] == key]
     depth = len(known[0]) if known else 0

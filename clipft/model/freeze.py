@@ -12,8 +12,7 @@ from math import prod
 from torch import nn
 
 from clipft.config.optim_schema import OptimConfig
-from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
+from clipft.config.schema import FREEZE_KEYS, LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, narrowed_line, parts_taken, unreached_line
