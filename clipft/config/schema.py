@@ -226,7 +226,8 @@ class Config(Section):
             yield "evaluate.novel_classes: a classifier has no output for classes that it was not trained on"
         epochs = sum(stage.epochs for stage in self.stages)
         if self.stages and "epochs" in self.train.model_fields_set and self.train.epochs != epochs:
-            yield f"train.epochs: {self.train.epochs}, but the stages have {epochs} together; leave it out"
+            found = self.train.epochs
+            yield f"train.epochs: {found}, but the stages have {epochs} together; leave it out or write {epochs}"
         if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
             yield f"train.batch_size: a {self.loss.type} loss needs at least 2 rows a batch: one pair has no negatives"
         for key in self._idle_in_text():
