@@ -74,7 +74,7 @@ class FeatureAdapterConfig(Section):
 
     reduction: PositiveInt = 4
     """Its inner width is the feature's divided by this (CLIP-Adapter: 4)."""
-    ratio: Fraction = 0.2
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the small network's output in the mixture; the rest is the feature itself (CLIP-Adapter: 0.2)."""
 
 

@@ -11,7 +11,7 @@ from functools import reduce
 from itertools import combinations
 from typing import Any
 
-from clipft.config.strategy_schema import DifferentialLr, LastLayers, Prompt, Strategy
+from clipft.config.strategy_schema import DifferentialLr, LastLayers, LinearProbe, Prompt, Strategy
 from clipft.config.strategy_shares import ALL, RATES, Share, TowerShare, share_of
 
 
@@ -83,7 +83,12 @@ def _refused_by_classifier(other: str, by_name: Mapping[str, Strategy]) -> str:
             "prompt trains vectors of the text tower, which linear_probe's classifier does not look at; write "
             "{name: prompt, towers: [image]}, or leave linear_probe out"
         )
-    share = share_of(by_name[other])
+    share, probe = share_of(by_name[other]), by_name["linear_probe"]
+    if isinstance(probe, LinearProbe) and probe.features == "pooled" and other == "heads":
+        return (
+            "heads trains the projections, which linear_probe's classifier on pooled features does not look at; write "
+            "{name: linear_probe, features: projected}, or leave one out"
+        )
     if share.text != TowerShare() and share.image == TowerShare():
         return f"{other} trains the text tower alone, which linear_probe's classifier does not look at; leave one out"
     if other == "logit_scale":
@@ -101,6 +106,8 @@ def _keys(strategies: Sequence[Strategy], share: Share) -> Iterator[StrategyKey]
     if names == {"differential_lr"}:  # says nothing of what trains
         yield from _settings(share.settings)
         return
+    if names == {"logit_scale"}:  # by an exact search, without rates
+        share = replace(share, settings={})
     text = share.text
     if "linear_probe" in names:  # which looks at images alone
         text = TowerShare()

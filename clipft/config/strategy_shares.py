@@ -39,6 +39,7 @@ RATES: dict[str, dict[str, tuple[Any, str]]] = {
     "prompt": {"optim.lr_new": (2e-3, "CoOp")},
     "lora": {"optim.lr_new": (2e-4, "CLIP-LoRA")},
     "adapter": {"optim.lr_new": (1e-3, "between Houlsby's 3e-4 and Soups' 2.5e-3")},
+    "logit_scale": {"model.logit_scale.lr": (5e-4, "CLIP trained it at 5e-4 (table 20, ViT-B/32)")},
     "linear_probe": {"optim.lr_heads": (1e-3, "Cross-modal: 1e-4 to 1e-3")},
     "differential_lr": {
         "model.image.lr": ("x1", "EVA-CLIP: image to text 10 to 1"),
@@ -118,7 +119,7 @@ def share_of(strategy: Strategy) -> Share:
         case DifferentialLr():
             return Share(settings=RATES["differential_lr"])
         case LogitScale():
-            return Share(logit_scale=True)
+            return Share(logit_scale=True, settings=RATES["logit_scale"])
         case LinearProbe():
             return Share(settings=_linear_probe(strategy))
         case _:
@@ -139,7 +140,10 @@ def _last_layers(strategy: LastLayers) -> Share:
 def _pull(strategy: Heads) -> dict[str, tuple[Any, str]]:
     if strategy.pull is None:
         return {}
-    return {"train.regularize": ({"type": "l2sp", "weight": strategy.pull}, "ProLIP, section 3: near the start")}
+    return {
+        "train.regularize": ({"type": "l2sp", "weight": strategy.pull}, "ProLIP, section 3: near the start"),
+        "optim.weight_decay": (0.0, "ProLIP has none, which would pull to zero"),
+    }
 
 
 def _linear_probe(strategy: LinearProbe) -> dict[str, tuple[Any, str]]:

@@ -55,7 +55,10 @@ NO_SCALE = {"model.logit_scale.train": False}
             },
         ),
         ("heads", {**STILL, "optim.lr_heads": 1e-4}),
-        ({"name": "heads", "pull": 0.25}, {"train.regularize": {"type": "l2sp", "weight": 0.25}}),
+        (
+            {"name": "heads", "pull": 0.25},
+            {"train.regularize": {"type": "l2sp", "weight": 0.25}, "optim.weight_decay": 0.0},
+        ),
         (
             {"name": "last_layers", "n": {"text": 1}, "norm": False, "projections": False, "logit_scale": False},
             {
@@ -92,7 +95,10 @@ def test_together_they_train_what_each_trains() -> None:
     assert "model.text.norm" not in both
     assert both["model.image.freeze_backbone"] is True
     assert both["model.logit_scale.train"] is False
-    assert "model.logit_scale.train" not in keys(["prompt", "logit_scale"])
+    scaled = keys(["prompt", "logit_scale"])
+    assert "model.logit_scale.train" not in scaled
+    assert scaled["model.logit_scale.lr"] == 5e-4  # at the backbones' 1e-5 it would hardly move
+    assert "model.logit_scale.lr" not in keys("logit_scale")  # a search has no rate
     heads = keys(["heads", {"name": "last_layers", "n": {"image": 2}}])
     assert "model.text.projection" not in heads
     assert heads["model.text.freeze_backbone"] is True
@@ -170,6 +176,13 @@ def test_what_is_new_in_the_text_tower_is_nothing_to_a_classifier(strategy: str,
 )
 def test_a_classifier_stands_beside_what_trains_all_the_same(config: str) -> None:
     load(config)
+
+
+def test_projections_are_nothing_to_a_linear_probe_on_pooled_features() -> None:
+    probe = {"name": "linear_probe", "features": "pooled"}
+    with pytest.raises(ValueError, match=r"heads trains the projections, .* write \{name: linear_probe, features: proj"):
+        keys(["heads", probe])
+    assert keys(["last_layers", probe])["model.image.freeze_layers"] == "depth - 2"
 
 
 def test_written_keys_win_over_the_strategy() -> None:

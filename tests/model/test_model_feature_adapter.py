@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from freeze_models import native
+from pydantic import ValidationError
 from tiny_families import images, tokens
 from torch import nn
 
@@ -54,13 +55,15 @@ def test_the_feature_is_that_of_the_paper() -> None:
 def test_ratio_and_reduction() -> None:
     model = native()
     feature = towers_of(model)[0].encode(images(model))
-    towers = adapted(model, ratio=0.0, reduction=24)
+    towers = adapted(model, ratio=1e-30, reduction=24)
     assert torch.equal(towers[0].encode(images(model)), feature)
     assert model.get_parameter(NAMES[0]).shape == (1, 24)
     with pytest.raises(
         InputError, match=r"image\.feature_adapter\.reduction: 25 leaves nothing of a feature of 24; wr"
     ):
         adapted(native(), reduction=25)
+    with pytest.raises(ValidationError, match="greater than 0"):
+        adapted(native(), ratio=0.0)
 
 
 def test_the_seed_alone_decides_its_start() -> None:
