@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from clipft.errors import InputError
-from clipft.model.tower import Branch, Matrix
+from clipft.model.tower_parts import Branch, Matrix
 
 HUGGING_FACE_TYPES = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
 TIMM_KINDS = (

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import POOLED, activation, below, numbered, pair, projection_facts, unsupported
 from clipft.model.families.positions import grid_of, refused, resized_note
-from clipft.model.tower import Branch, Hidden, Layout, Matrix, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Branch, Hidden, Layout, Matrix
 
 
 class TimmImage(Tower):
