@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from clipft.config.dump import dump_config
 from clipft.config.schema import Config
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import file_sha256, weights_sha256
 
 _TEXT = "a an the photo of cat dog hand left right red green blue with two fingers up 0 1 2 3 ##s ##ing . , - ! ?"

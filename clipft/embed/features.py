@@ -24,7 +24,7 @@ from clipft.evaluate.retrieval import recall
 from clipft.evaluate.sides import Asked, look_at_sides
 from clipft.evaluate.target import with_adapter
 from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import Which
 
 Side = Literal["base", "tuned"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipft.data.batches import Batch
 from clipft.data.decoding import RowFault
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context that towers run in, such as a precision's autocast."""

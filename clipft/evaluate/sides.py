@@ -17,7 +17,8 @@ from clipft.data.sources import read_keep, read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.target import Target, open_target
 from clipft.model.additions import base_of
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import Which
 
 T = TypeVar("T")

@@ -23,8 +23,8 @@ from clipft.evaluate.features import TEXTS_AT_ONCE, Autocast, ImageFeatures, mea
 from clipft.evaluate.measure import Measurement, measurement
 from clipft.evaluate.parts import Encode, Seen, parts_of, see
 from clipft.evaluate.zeroshot import mean_prompts
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.tower import Tower
 
 AT_ONCE = 512

@@ -15,8 +15,9 @@ from clipft.export.adapter import put_on, read_adapter, sha256_of_base
 from clipft.export.base import open_base
 from clipft.export.read import Facts, is_export, read_export
 from clipft.model.additions import base_of
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import SavedModel, Which, load_saved
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)

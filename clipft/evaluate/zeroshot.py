@@ -13,7 +13,7 @@ from torch import Tensor
 from clipft.data.captions import class_prompts
 from clipft.evaluate.classify import answer, answer_metrics
 from clipft.evaluate.features import Autocast, encode_texts
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 
 
 def class_embeddings(

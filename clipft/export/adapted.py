@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from clipft.errors import InputError
 from clipft.export.adapter import Adapter, put_on, read_adapter, sha256_of_base
 from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.names import listed
 from clipft.model.tokenizer import Tokenizer
 

@@ -21,8 +21,8 @@ from clipft.export.files import plain
 from clipft.export.fingerprint import check, fingerprint
 from clipft.export.read import FORMAT, Facts, fill_in
 from clipft.model.additions import add_new, new_names
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import model_sha256
 from clipft.model.names import listed
 from clipft.model.share import put_in_place, share

@@ -26,7 +26,7 @@ from clipft.export.fingerprint import probe_whole
 from clipft.export.read import CLASSIFIER, read_export
 from clipft.export.tuned import as_open_clip
 from clipft.model.additions import take_out
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, PLAIN_MODEL
 from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.prompt_layout import PromptTokenizer

@@ -11,7 +11,8 @@ from clipft.config.load import load_config
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.export.read import is_export, read_export
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import LOCAL_DIR
 from clipft.model.lora import merge_lora
 from clipft.model.names import listed

@@ -18,7 +18,7 @@ from clipft.errors import ClipftError
 from clipft.export.fingerprint import fingerprint, probe
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts
 from clipft.model import textencoder
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.saved import SavedModel

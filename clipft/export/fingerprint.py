@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipft.errors import InputError
 from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 

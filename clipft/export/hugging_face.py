@@ -18,7 +18,7 @@ from clipft.export.files import facts_of, state_dict, write_configs, write_json
 from clipft.export.fingerprint import known_picture, probe
 from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_clip_tokenizer, write_siglip_tokenizer
 from clipft.model import textencoder
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS
 from clipft.model.hf_form import CLASSES, Form, Misfit, form_of
 from clipft.model.hf_names import to_transformers

@@ -14,7 +14,7 @@ from clipft.export.adapted import AdaptedClip, FollowingTokenizer
 from clipft.export.base import open_base
 from clipft.export.read import is_export, read_export
 from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import load_saved
 from clipft.model.tokenizer import Tokenizer
 

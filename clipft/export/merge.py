@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipft.errors import ClipftError
 from clipft.export.fingerprint import probe_whole
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.lora import has_lora, merge_lora
 
 SAME = 1e-5

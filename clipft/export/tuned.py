@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 
 
 class TunedClip(nn.Module):

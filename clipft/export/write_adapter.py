@@ -13,7 +13,8 @@ from clipft.export.base import plain_base
 from clipft.export.files import SAME, classifier_settings, facts_of, plain
 from clipft.export.fingerprint import probe_whole
 from clipft.export.write import Written
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.recipe import sizes_of
 from clipft.model.saved import SavedModel, Which, load_saved
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clipft.config.schema import Config
-from clipft.model.build import ClipModel, restore
+from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import tensor_sha256, weights_sha256
+from clipft.model.restore import restore
 from clipft.model.runfiles import (
     CHECKPOINTS,
     COMMIT,

@@ -13,8 +13,9 @@ from clipft.config.forgetting_schema import regularizers
 from clipft.data.captions import all_texts, class_prompts
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average

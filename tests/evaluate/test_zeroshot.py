@@ -12,8 +12,9 @@ from clipft.config.schema import ModelConfig
 from clipft.evaluate.classify import calibration_error, classifier_metrics
 from clipft.evaluate.features import encode_texts, measuring
 from clipft.evaluate.zeroshot import base_to_novel_metrics, class_embeddings, zero_shot_metrics
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 
 CPU = torch.device("cpu")
 
