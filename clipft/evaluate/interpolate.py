@@ -17,7 +17,6 @@ from torch import Tensor
 from clipft.config.source_schema import Source
 from clipft.config.stages import classifier_init
 from clipft.errors import InputError
-from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, figure_names, headline, higher_is_better
 from clipft.evaluate.sides import Asked, keep_rows, rows_for
 from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
@@ -27,6 +26,7 @@ from clipft.export.read import is_export
 from clipft.model.additions import base_of
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.encode import Autocast
 from clipft.model.mixing import Mixture
 from clipft.model.saved import SavedModel, Which, load_saved
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipft.evaluate.features import TEXTS_AT_ONCE, encode_texts, measuring
 from clipft.model.clip_model import ClipModel
+from clipft.model.encode import TEXTS_AT_ONCE, encode_texts, measuring
 from clipft.model.in_place import in_place
 from clipft.model.plan import Plan
 from clipft.model.standstill import moving_buffers
