@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from clipft.errors import InputError
 from clipft.export.adapter import Adapter, put_on, read_adapter, sha256_of_base
-from clipft.export.tuned import as_open_clip
+from clipft.export.tuned import OpenClipLike, as_open_clip
 from clipft.model.clip_model import ClipModel
 from clipft.model.names import listed
 from clipft.model.tokenizer import Tokenizer
 
 
-class AdaptedClip(nn.Module):
+class AdaptedClip(OpenClipLike):
     """A base with adapters, called as open_clip's CLIP is; `use` says which of them answers, at first none.
 
     They share the base's tensors, so that each costs no more memory than its own file.
@@ -88,28 +88,6 @@ class AdaptedClip(nn.Module):
     def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Any:
         """Normalised features of images and of texts, exp(logit_scale), and logit_bias where the model has one."""
         return self.model(image, text)
-
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """The logarithm of what cosines are multiplied by."""
-        scale: nn.Parameter = self.model.logit_scale
-        return scale
-
-    @property
-    def logit_bias(self) -> nn.Parameter | None:
-        """What is added to scaled cosines (SigLIP); None where there is none."""
-        bias: nn.Parameter | None = getattr(self.model, "logit_bias", None)
-        return bias
-
-    @property
-    def visual(self) -> Any:
-        """open_clip's image tower."""
-        return self.model.visual
-
-    @property
-    def classifier(self) -> Any:
-        """The linear head of the adapter in use; an AttributeError where it has none."""
-        return self.model.classifier
 
 
 class FollowingTokenizer(Tokenizer):
