@@ -14,7 +14,7 @@ from clipft.errors import InputError
 from clipft.export.adapter import put_on, read_adapter, sha256_of_base
 from clipft.export.base import open_base
 from clipft.export.read import Facts, is_export, read_export
-from clipft.model.additions import base_of
+from clipft.model.additions import base_config
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
@@ -111,7 +111,7 @@ def _plain(name: str, model: str) -> Target:
 def _base_of_config(name: str, path: Path, need_data: bool) -> Target:
     loaded = load_config(path, need_data=need_data)
     with loaded.places():
-        clip = build(base_of(loaded.config.model), loaded.config.run.seed)
+        clip = build(base_config(loaded.config.model), loaded.config.run.seed)
     data = loaded.config.data
     return Target(
         name,

@@ -31,7 +31,7 @@ class Base:
     scale: float
 
 
-def base_of(clip: ClipModel, plans: Iterable[Plan]) -> Base:
+def keep_base(clip: ClipModel, plans: Iterable[Plan]) -> Base:
     """Copies of what the plans of a run move in the towers: parameters that train and buffers that move.
 
     To be taken before the first step and before a checkpoint is laid over the base, so that a resumed run has the same.
