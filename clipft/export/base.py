@@ -39,7 +39,7 @@ def plain_base(config: ModelConfig) -> ModelConfig:
 
 
 def open_base(name: str) -> ClipModel:
-    """A model to put adapters on.
+    """A model to put adapter files on.
 
     Args:
         name: local-dir:PATH, hf-hub:NAME, ARCHITECTURE:TAG, a run, an exported model or a config.
