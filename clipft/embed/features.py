@@ -25,7 +25,7 @@ from clipft.evaluate.target import with_adapter
 from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
 from clipft.model.clip_model import ClipModel
 from clipft.model.encode import Autocast, encode_texts
-from clipft.model.saved import Which
+from clipft.model.runfiles import Which
 
 Side = Literal["base", "tuned"]
 

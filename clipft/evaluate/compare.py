@@ -14,7 +14,7 @@ from clipft.evaluate.sides import Asked, look_at_sides
 from clipft.evaluate.target import with_adapter
 from clipft.model.clip_model import ClipModel
 from clipft.model.encode import Autocast
-from clipft.model.saved import Which
+from clipft.model.runfiles import Which
 
 
 @dataclass(frozen=True)

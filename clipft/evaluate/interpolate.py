@@ -28,7 +28,8 @@ from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.encode import Autocast
 from clipft.model.mixing import Mixture
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from clipft.evaluate.target import Target, open_target
 from clipft.model.additions import base_config
 from clipft.model.build import build
 from clipft.model.clip_model import ClipModel
-from clipft.model.saved import Which
+from clipft.model.runfiles import Which
 
 T = TypeVar("T")
 

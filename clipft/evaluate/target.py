@@ -19,7 +19,8 @@ from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import model_sha256
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 

@@ -69,19 +69,19 @@ def open_base(name: str) -> ClipModel:
 def _exported(path: Path) -> ClipModel:
     exported = read_export(path)
     if exported.facts is not None and exported.facts.additions is not None:
-        raise _has_additions(path)
+        raise _no_base(path)
     return exported.clip
 
 
 def _of_run(path: Path) -> ClipModel:
     clip = load_saved(path).clip
     if {group for tower in (clip.image, clip.text) for group in tower.new_groups()} - {"lora"}:
-        raise _has_additions(path)
+        raise _no_base(path)
     merge_lora(clip.model, clip.image, clip.text)
     return replace(clip, base=str(path))  # as a base it is itself, whatever it was tuned from
 
 
-def _has_additions(path: Path) -> InputError:
+def _no_base(path: Path) -> InputError:
     return InputError(
         f"{path}: has prompt vectors or adapters of its own, so it is no base for others; name the base that it was "
         "tuned from"

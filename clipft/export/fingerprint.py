@@ -62,6 +62,11 @@ def fingerprint(clip: ClipModel, classes: Sequence[str] = (), templates: Sequenc
     return Fingerprint(image, text, clip.tokenizer.identity())
 
 
+def apart(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
+    """The largest difference between any two numbers of two probes."""
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
 def check(what: Path, promised: Fingerprint, found: Fingerprint) -> None:
     """Compare a model that was read with the one that was written (P52).
 

@@ -24,7 +24,8 @@ from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import Sizes, sizes_of
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 
 @dataclass(frozen=True)

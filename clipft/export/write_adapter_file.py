@@ -11,13 +11,14 @@ from clipft.errors import ClipftError, InputError
 from clipft.export.adapter_file import AdapterFile, is_adapter_file, put_on, read_adapter_file
 from clipft.export.base import plain_base
 from clipft.export.files import SAME, classifier_settings, facts_of, plain
-from clipft.export.fingerprint import probe_whole
+from clipft.export.fingerprint import apart, probe_whole
 from clipft.export.write import Written
 from clipft.model.build import build
 from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import model_sha256
 from clipft.model.recipe import sizes_of
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 SUFFIX = ".safetensors"
 
@@ -104,7 +105,7 @@ def _changed(saved: SavedModel, base: ClipModel) -> dict[str, torch.Tensor]:
 
 def _difference(saved: SavedModel, again: ClipModel) -> float:
     ours, theirs = (probe_whole(clip, saved.classes, saved.templates) for clip in (saved.clip, again))
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    difference = apart(ours, theirs)
     if not difference <= SAME:
         raise ClipftError(
             f"the file, put on its base, gives features that differ from the run's by {difference:.1g}, more than "

@@ -18,8 +18,8 @@ from clipft.errors import InputError
 from clipft.model.families import common
 from clipft.model.families.hugging_face_text import FAMILIES as HUGGING_FACE_FAMILIES
 from clipft.model.families.timm_kinds import KINDS
-from clipft.model.freeze import apply_plan, set_modes
 from clipft.model.plan import block_number
+from clipft.model.standstill import apply_plan, set_modes
 from clipft.model.tower import Tower, owners
 from clipft.model.towers import towers_of
 

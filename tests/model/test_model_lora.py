@@ -17,10 +17,11 @@ from clipft.config.additions_schema import LoraConfig
 from clipft.config.schema import ImageTowerConfig, ModelConfig, OptimConfig, TextTowerConfig
 from clipft.errors import InputError
 from clipft.model.additions import add_new
-from clipft.model.freeze import apply_plan, make_plan, set_modes
+from clipft.model.freeze import make_plan
 from clipft.model.lora import add_lora, has_lora
 from clipft.model.low_rank import LowRank
 from clipft.model.plan import Plan
+from clipft.model.standstill import apply_plan, set_modes
 from clipft.model.towers import towers_of
 
 TYPICAL = {

@@ -15,7 +15,8 @@ from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import tensor_sha256
-from clipft.model.saved import load_saved, open_checkpoint, verify
+from clipft.model.runfiles import open_checkpoint, verify
+from clipft.model.saved import load_saved
 
 HEADS = ["visual.proj", "text_projection", "logit_scale"]
 
