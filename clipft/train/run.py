@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 import clipft
+from clipft.config.data_schema import AugmentConfig
 from clipft.config.dump import dump_config
 from clipft.config.load import Loaded
-from clipft.config.schema import AugmentConfig, Config
+from clipft.config.schema import Config
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers, worker_death
 from clipft.data.captions import all_texts

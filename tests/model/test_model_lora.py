@@ -14,7 +14,8 @@ from tiny_families import FAMILIES, build, images, tokens
 from torch import nn
 
 from clipft.config.additions_schema import LoraConfig
-from clipft.config.schema import ImageTowerConfig, ModelConfig, OptimConfig, TextTowerConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from clipft.errors import InputError
 from clipft.model.additions import add_new
 from clipft.model.freeze import make_plan
