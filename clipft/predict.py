@@ -22,10 +22,11 @@ from clipft.data.images import SUFFIXES
 from clipft.data.names import natural_key
 from clipft.data.rows import FileImages, Rows
 from clipft.errors import InputError
-from clipft.evaluate.features import Autocast, ImageFeatures, encode_images, encode_texts
+from clipft.evaluate.features import ImageFeatures, encode_images
 from clipft.evaluate.measure import Watch, unwatched
 from clipft.evaluate.target import Target
 from clipft.evaluate.zeroshot import class_embeddings, probabilities
+from clipft.model.encode import Autocast, encode_texts
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tiny_families import build
@@ -17,6 +18,7 @@ from clipft.model.lora import add_lora
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
 
+Towers = tuple[Tower, Tower]
 ALL = ("q", "k", "v", "o", "fc", "proj")
 
 
@@ -75,9 +77,11 @@ KINDS: dict[str, Callable[[Path], nn.Module]] = {
     "mt5": lambda folder: build("hf mt5, mlp", folder),
     "m2m100": lambda folder: build("hf m2m100", folder),
 }
+FEW = ["nn.MultiheadAttention", "open_clip's Attention", "timm, fused without a bias of its own", "mt5"]
+"""One kind for each way that LoRA takes into an attention."""
 
 
-def joined(model: nn.Module, **keys: Any) -> tuple[Tower, Tower]:
+def joined(model: nn.Module, **keys: Any) -> Towers:
     """The towers of a model whose both towers have just got LoRA; A and B are of the same size afterwards."""
     towers = towers_of(model)
     for tower in towers:
@@ -97,7 +101,7 @@ def stir(model: nn.Module, size: float = 0.1) -> dict[str, nn.Parameter]:
     return found
 
 
-def dense(base: nn.Module, towers: tuple[Tower, Tower], lora: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
+def dense(base: nn.Module, towers: Towers, lora: dict[str, Tensor], scaling: float) -> dict[str, Tensor]:
     """The base's matrices as W + scaling B A, brought to the magnitude's length under DoRA, from the LoRA's tensors."""
     weights = {name: p.detach() for name, p in base.named_parameters()}
     for tower in towers:
@@ -141,3 +145,18 @@ def encoded(model: nn.Module, x: Tensor, ids: Tensor, weights: dict[str, Tensor]
     replaced = {f"model.{name}": tensor for name, tensor in (weights or {}).items()}
     features: tuple[Tensor, ...] = functional_call(Both(model), replaced, (x, ids))
     return features
+
+
+def rest_slow(names: Iterable[str], quick: Collection[str]) -> list[Any]:
+    """Names for parametrize, those that are not quick in the slow tier."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def objective(features: tuple[Tensor, ...]) -> Tensor:
+    """Any number that hangs on all of them."""
+    return torch.stack([torch.sin(f).sum() for f in features]).sum()
+
+
+def through(towers: Towers, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of clipft's towers."""
+    return towers[0].encode(x), towers[1].encode(ids)

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 
 from clipft.config.dump import dump_config
 from clipft.config.schema import Config
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import file_sha256, weights_sha256
 
 _TEXT = "a an the photo of cat dog hand left right red green blue with two fingers up 0 1 2 3 ##s ##ing . , - ! ?"
 WORDS = _TEXT.split()
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
 
 
@@ -162,3 +163,13 @@ def pictures() -> list[Image.Image]:
     shapes = ((40, 90, 3), (120, 50, 3), (9, 7, 3), (32, 32, 3))
     colour = [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
     return [*colour, colour[0].convert("L")]
+
+
+def write_colours(folder: Path, each: int = 8) -> Path:
+    """A folder a class of a few one-coloured pictures; those of `val` are darker."""
+    for number, (colour, value) in enumerate(COLOURS.items()):
+        (folder / colour).mkdir(parents=True)
+        for i in range(each):
+            shade = tuple(max(0, v - 2 * i - (folder.name == "val")) for v in value)
+            Image.new("RGB", (40, 36 + number), shade).save(folder / colour / f"{folder.name}-{i}.png")
+    return folder

@@ -17,15 +17,15 @@ from clipft.data.decoding import RowFault
 from clipft.data.rows import Rows
 from clipft.embed.thumbnails import Thumbnails, drawn_every
 from clipft.errors import ClipftError
-from clipft.evaluate.features import Autocast, encode_texts
 from clipft.evaluate.measure import Watch, encode_rows, unwatched
 from clipft.evaluate.parts import Seen
 from clipft.evaluate.retrieval import recall
 from clipft.evaluate.sides import Asked, look_at_sides
 from clipft.evaluate.target import with_adapter
 from clipft.evaluate.zeroshot import class_embeddings, zero_shot_metrics
-from clipft.model.build import ClipModel
-from clipft.model.saved import Which
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast, encode_texts
+from clipft.model.runfiles import Which
 
 Side = Literal["base", "tuned"]
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 
 from clipft.config.source_schema import Source
-from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import KEPT, Measurement, Watch, measure, unwatched
 from clipft.evaluate.sides import Asked, look_at_sides
 from clipft.evaluate.target import with_adapter
-from clipft.model.build import ClipModel
-from clipft.model.saved import Which
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast
+from clipft.model.runfiles import Which
 
 
 @dataclass(frozen=True)

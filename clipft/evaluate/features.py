@@ -1,23 +1,18 @@
-"""Features for measuring: in large batches, without a graph, in evaluation mode, on the CPU."""
+"""Features of the images of rows, for measuring: in large batches, those that could not be read beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipft.data.batches import Batch
 from clipft.data.decoding import RowFault
-from clipft.model.build import ClipModel
-
-Autocast = Callable[[], AbstractContextManager[object]]
-"""Makes the context that towers run in, such as a precision's autocast."""
-
-TEXTS_AT_ONCE = 256
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast, measuring, normalised
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,19 +32,6 @@ class ImageFeatures:
     indices: Tensor
     labels: Tensor
     faults: tuple[RowFault, ...]
-
-
-@contextmanager
-def measuring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without a graph; afterwards every module is back in the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def encode_images(
@@ -91,24 +73,3 @@ def encode_images(
         torch.cat(labels) if labels else nothing,
         tuple(faults),
     )
-
-
-def encode_texts(
-    clip: ClipModel, texts: Sequence[str], *, device: torch.device, autocast: Autocast = nullcontext
-) -> Tensor:
-    """(len(texts), D) features of the texts; equal texts are encoded once."""
-    numbers: dict[str, int] = {}
-    places = torch.tensor([numbers.setdefault(text, len(numbers)) for text in texts], dtype=torch.int64)
-    distinct = list(numbers)
-    features = [torch.zeros(0, clip.text.embed_dim)]
-    for start in range(0, len(distinct), TEXTS_AT_ONCE):
-        tokens = clip.tokenizer(distinct[start : start + TEXTS_AT_ONCE]).to(device)  # (B, context_length)
-        with measuring(clip.model), autocast():
-            encoded = clip.text.encode(tokens)  # (B, D)
-        features.append(normalised(encoded))
-    return torch.cat(features)[places]
-
-
-def normalised(features: Tensor) -> Tensor:
-    """Features (N, D) of length 1, in float32 on the CPU."""
-    return F.normalize(features.float(), dim=-1).cpu()

@@ -17,18 +17,19 @@ from torch import Tensor
 from clipft.config.source_schema import Source
 from clipft.config.stages import classifier_init
 from clipft.errors import InputError
-from clipft.evaluate.features import Autocast
 from clipft.evaluate.measure import Measurement, figure_names, headline, higher_is_better
 from clipft.evaluate.sides import Asked, keep_rows, rows_for
 from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.export.read import is_export
-from clipft.model.additions import base_of
+from clipft.model.additions import base_config
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.encode import Autocast
 from clipft.model.mixing import Mixture
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def open_between(name: str, which: Which | None, *, device: torch.device, autoca
             "train with loss.init: prompts"
         )
     saved.clip.model.to(device)
-    base = build(base_of(config.model), config.run.seed)
+    base = build(base_config(config.model), config.run.seed)
     if base.image.projection_is_new or base.text.projection_is_new:
         raise InputError(
             f"{name}: its projections were drawn anew (model.embed_dim, projection: reset), so its base has none to "

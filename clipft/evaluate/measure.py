@@ -17,12 +17,13 @@ from clipft.data.decoding import RowFault
 from clipft.data.draws import ORDER, shuffled
 from clipft.data.rows import Rows
 from clipft.errors import InputError
-from clipft.evaluate.features import Autocast, encode_images
+from clipft.evaluate.features import encode_images
 from clipft.evaluate.parts import Encode, Part, Seen, parts_of, see
 from clipft.evaluate.retrieval import AT
 from clipft.evaluate.similarity import similarities
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast
 
 BatchLoss = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], Tensor]
 """loss(image_features, text_features, captions, labels, identities), a scalar: (B, D) each, text features None under a

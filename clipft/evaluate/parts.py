@@ -15,11 +15,12 @@ from clipft.data.decoding import RowFault
 from clipft.data.rows import Rows
 from clipft.errors import ClipftError
 from clipft.evaluate.classify import classifier_metrics
-from clipft.evaluate.features import Autocast, ImageFeatures, encode_texts
+from clipft.evaluate.features import ImageFeatures
 from clipft.evaluate.retrieval import recall
 from clipft.evaluate.zeroshot import base_to_novel_metrics, class_embeddings, zero_shot_metrics
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast, encode_texts
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from clipft.errors import InputError
-from clipft.model.build import build, restore
+from clipft.model.build import build
 from clipft.model.ingredients import refuse_to_mix
 from clipft.model.lora import has_lora, merge_lora
 from clipft.model.mixing import average, put
+from clipft.model.restore import restore
 from clipft.model.runfiles import Checkpoint, Which, open_checkpoint
 from clipft.model.saved import SavedModel
 

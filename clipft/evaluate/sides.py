@@ -16,9 +16,10 @@ from clipft.data.rows import Rows
 from clipft.data.sources import read_keep, read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.target import Target, open_target
-from clipft.model.additions import base_of
-from clipft.model.build import ClipModel, build
-from clipft.model.saved import Which
+from clipft.model.additions import base_config
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
+from clipft.model.runfiles import Which
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ def look_at_sides(
         return Sides(asked, first_name, None, first, (*notes, *why))
     if base is None:
         assert config is not None
-        base = build(base_of(config.model), config.run.seed)
+        base = build(base_config(config.model), config.run.seed)
     base.model.to(device)
     return Sides(asked, base.base, look(base, asked), first, notes)
 

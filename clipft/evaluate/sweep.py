@@ -19,12 +19,12 @@ from clipft.data.batches import eval_batches, resolve_workers
 from clipft.data.captions import class_prompts
 from clipft.data.decoding import RowFault
 from clipft.data.rows import Rows
-from clipft.evaluate.features import TEXTS_AT_ONCE, Autocast, ImageFeatures, measuring, normalised
+from clipft.evaluate.features import ImageFeatures
 from clipft.evaluate.measure import Measurement, measurement
 from clipft.evaluate.parts import Encode, Seen, parts_of, see
-from clipft.evaluate.zeroshot import mean_prompts
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import TEXTS_AT_ONCE, Autocast, mean_prompts, measuring, normalised
 from clipft.model.tower import Tower
 
 AT_ONCE = 512

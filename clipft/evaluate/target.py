@@ -11,13 +11,16 @@ import open_clip
 from clipft.config.load import load_config
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.export.adapter import put_on, read_adapter, sha256_of_base
+from clipft.export.adapter_file import put_on, read_adapter_file
 from clipft.export.base import open_base
 from clipft.export.read import Facts, is_export, read_export
-from clipft.model.additions import base_of
-from clipft.model.build import ClipModel, build
+from clipft.model.additions import base_config
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.clip_model import ClipModel
+from clipft.model.hashes import model_sha256
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
@@ -75,7 +78,7 @@ def open_target(
     if adapter is not None:
         if which is not None:
             raise InputError(f"--which: is for a run's own answers, and with --adapter {name} is a base; leave it out")
-        return _adapted(name, Path(adapter).expanduser())
+        return _of_adapter_file(name, Path(adapter).expanduser())
     if name.startswith(("local-dir:", "hf-hub:")):
         return _plain(name, name)
     path = Path(name).expanduser()
@@ -110,7 +113,7 @@ def _plain(name: str, model: str) -> Target:
 def _base_of_config(name: str, path: Path, need_data: bool) -> Target:
     loaded = load_config(path, need_data=need_data)
     with loaded.places():
-        clip = build(base_of(loaded.config.model), loaded.config.run.seed)
+        clip = build(base_config(loaded.config.model), loaded.config.run.seed)
     data = loaded.config.data
     return Target(
         name,
@@ -130,11 +133,11 @@ def _exported(name: str, path: Path) -> Target:
     return _of_facts(name, export.clip, export.facts)
 
 
-def _adapted(name: str, path: Path) -> Target:
-    adapter = read_adapter(path)
+def _of_adapter_file(name: str, path: Path) -> Target:
+    file = read_adapter_file(path)
     base = open_base(name)
-    clip = put_on(base, sha256_of_base(base), adapter, path)
-    return replace(_of_facts(with_adapter(name, str(path)), clip, adapter.facts), base=base)
+    clip = put_on(base, model_sha256(base.model), file, path)
+    return replace(_of_facts(with_adapter(name, str(path)), clip, file.facts), base=base)
 
 
 def _of_facts(name: str, clip: ClipModel, facts: Facts) -> Target:

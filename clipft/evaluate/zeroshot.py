@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipft.data.captions import class_prompts
 from clipft.evaluate.classify import answer, answer_metrics
-from clipft.evaluate.features import Autocast, encode_texts
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast, encode_prompts
 
 
 def class_embeddings(
@@ -24,19 +22,13 @@ def class_embeddings(
     device: torch.device,
     autocast: Autocast = nullcontext,
 ) -> Tensor:
-    """(C, D) the normalised mean of a class's normalised prompts (CLIP, section 3.1.4).
+    """(C, D) the normalised mean of each class's normalised prompts.
 
     Raises:
         InputError: beside prompt vectors a class name is too long, or has none of its own.
     """
     clip.tokenizer.know(classes, templates)
-    prompts = list(chain.from_iterable(class_prompts(classes, templates)))
-    return mean_prompts(encode_texts(clip, prompts, device=device, autocast=autocast), len(classes))
-
-
-def mean_prompts(features: Tensor, classes: int) -> Tensor:
-    """(C * T, D) features of each class's T prompts, class by class, to (C, D): their mean, normalised."""
-    return F.normalize(features.unflatten(0, (classes, -1)).mean(dim=1), dim=-1)  # (C, T, D) -> (C, D)
+    return encode_prompts(clip, class_prompts(classes, templates), device=device, autocast=autocast)
 
 
 def probabilities(image_features: Tensor, embeddings: Tensor, scale: float) -> Tensor:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from clipft.export.load import load
 from clipft.export.write import Written, export
-from clipft.export.write_adapter import export_adapter
+from clipft.export.write_adapter_file import export_adapter
 
 __all__ = ["Written", "export", "export_adapter", "load"]

@@ -9,25 +9,19 @@ FOLDER/clipft.json                    what the run was, the additions' config, a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from clipft.config.schema import ModelConfig
 from clipft.data.captions import class_prompts
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import SAME, facts_of, write_classifier, write_folder, write_json
-from clipft.export.fingerprint import probe_whole
+from clipft.export.fingerprint import apart, probe_whole
 from clipft.export.read import CLASSIFIER, read_export
-from clipft.export.tuned import as_open_clip
 from clipft.model.additions import take_out
-from clipft.model.build import ClipModel
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, PLAIN_MODEL
+from clipft.model.encode import encode_prompts
 from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.saved import SavedModel
@@ -111,7 +105,9 @@ def write_with_additions(partial: Path, out: Path, saved: SavedModel, run: str) 
     facts = replace(facts, additions=sections)
     before = probe_whole(clip, saved.classes, saved.templates)
     if additions.text and saved.classes:
-        embeddings = class_embeddings(clip, saved.classes, saved.templates)
+        clip.tokenizer.know(saved.classes, saved.templates)
+        prompts = class_prompts(saved.classes, saved.templates)
+        embeddings = encode_prompts(clip, prompts, device=clip.logit_scale.device)
         names = {"classes": json.dumps(saved.classes), "templates": json.dumps(saved.templates)}
         write_tensors({KEY: embeddings}, partial / CLASS_EMBEDDINGS, names)
     write_tensors(take_out(clip.model, clip.image, clip.text), partial / ADDITIONS)
@@ -124,25 +120,13 @@ def write_with_additions(partial: Path, out: Path, saved: SavedModel, run: str) 
     write_json(partial / EXPORT_FACTS, facts.to_json())
     again = read_export(partial).clip
     after = probe_whole(again, saved.classes, saved.templates)
-    difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+    difference = apart(before, after)
     if not difference <= SAME:
         raise ClipftError(
             f"the export, read back, gives features that differ from the run's by {difference:.1g}, more than "
             f"{SAME:g}: nothing was written"
         )
     return difference
-
-
-@torch.no_grad()
-def class_embeddings(clip: ClipModel, classes: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """(C, D) the normalised mean of a class's normalised prompts, as zero-shot evaluation has it (CLIP, 3.1.4)."""
-    clip.tokenizer.know(classes, templates)
-    model: Any = as_open_clip(clip)
-    rows = []
-    for prompts in class_prompts(classes, templates):
-        features = model.encode_text(clip.tokenizer(list(prompts)).to(clip.logit_scale.device), normalize=True)
-        rows.append(F.normalize(features.float().mean(dim=0), dim=-1))
-    return torch.stack(rows).cpu()
 
 
 def describe_additions(saved: SavedModel, out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

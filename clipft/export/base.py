@@ -11,7 +11,8 @@ from clipft.config.load import load_config
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.export.read import is_export, read_export
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import LOCAL_DIR
 from clipft.model.lora import merge_lora
 from clipft.model.names import listed
@@ -38,7 +39,7 @@ def plain_base(config: ModelConfig) -> ModelConfig:
 
 
 def open_base(name: str) -> ClipModel:
-    """A model to put adapters on.
+    """A model to put adapter files on.
 
     Args:
         name: local-dir:PATH, hf-hub:NAME, ARCHITECTURE:TAG, a run, an exported model or a config.
@@ -68,19 +69,19 @@ def open_base(name: str) -> ClipModel:
 def _exported(path: Path) -> ClipModel:
     exported = read_export(path)
     if exported.facts is not None and exported.facts.additions is not None:
-        raise _has_additions(path)
+        raise _no_base(path)
     return exported.clip
 
 
 def _of_run(path: Path) -> ClipModel:
     clip = load_saved(path).clip
     if {group for tower in (clip.image, clip.text) for group in tower.new_groups()} - {"lora"}:
-        raise _has_additions(path)
+        raise _no_base(path)
     merge_lora(clip.model, clip.image, clip.text)
     return replace(clip, base=str(path))  # as a base it is itself, whatever it was tuned from
 
 
-def _has_additions(path: Path) -> InputError:
+def _no_base(path: Path) -> InputError:
     return InputError(
         f"{path}: has prompt vectors or adapters of its own, so it is no base for others; name the base that it was "
         "tuned from"

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
-from clipft.export.fingerprint import fingerprint, probe
+from clipft.export.fingerprint import apart, fingerprint, probe
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts
 from clipft.model import textencoder
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.saved import SavedModel
@@ -183,7 +183,7 @@ def _compare(clip: ClipModel, again: Any, tokenizer: Any) -> float:
     if plain(again.visual.preprocess_cfg) != plain(clip.preprocess_cfg):
         raise ClipftError(f"open_clip {open_clip.__version__} prepares images otherwise; nothing was written")
     ours, theirs = probe(clip.model, clip.tokenizer), probe(again.eval(), clip.tokenizer)
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    difference = apart(ours, theirs)
     if not difference <= SAME:
         raise ClipftError(
             f"open_clip {open_clip.__version__} loads the export, but its features differ from the run's by "

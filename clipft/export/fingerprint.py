@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipft.errors import InputError
 from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.tokenizer import KNOWN_TEXT, Tokenizer
 
@@ -60,6 +60,11 @@ def fingerprint(clip: ClipModel, classes: Sequence[str] = (), templates: Sequenc
     features = probe_whole(clip, classes, templates)
     image, text = (tuple(round(float(x), 7) for x in feature[0, :16]) for feature in features)
     return Fingerprint(image, text, clip.tokenizer.identity())
+
+
+def apart(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
+    """The largest difference between any two numbers of two probes."""
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
 def check(what: Path, promised: Fingerprint, found: Fingerprint) -> None:

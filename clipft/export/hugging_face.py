@@ -15,10 +15,10 @@ from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import facts_of, state_dict, write_configs, write_json
-from clipft.export.fingerprint import known_picture, probe
+from clipft.export.fingerprint import apart, known_picture, probe
 from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_clip_tokenizer, write_siglip_tokenizer
 from clipft.model import textencoder
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS
 from clipft.model.hf_form import CLASSES, Form, Misfit, form_of
 from clipft.model.hf_names import to_transformers
@@ -171,7 +171,7 @@ def _compare(folder: Path, clip: ClipModel, form: Form) -> str:
         read = model.eval()(**tokens, pixel_values=known_picture(clip.model))
     theirs: tuple[Tensor, Tensor] = (read.image_embeds, read.text_embeds)
     ours = probe(clip.model, clip.tokenizer)
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    difference = apart(ours, theirs)
     if not difference <= SAME:
         raise ClipftError(
             f"transformers {transformers.__version__} loads the export, but its features differ from the run's by "

@@ -1,4 +1,4 @@
-"""`clipft.load`: a run, an export, or a base with adapters, ready to encode."""
+"""`clipft.load`: a run, an export, or a base with adapter files, ready to encode."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipft.data.augment import AsRead
-from clipft.export.adapted import AdaptedClip, FollowingTokenizer
 from clipft.export.base import open_base
 from clipft.export.read import is_export, read_export
+from clipft.export.shared_base import FollowingTokenizer, SharedBaseClip
 from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import load_saved
 from clipft.model.tokenizer import Tokenizer
 
@@ -24,7 +24,7 @@ Preprocess = Callable[[Image.Image], Tensor]
 @overload
 def load(path: str | Path) -> tuple[nn.Module, Preprocess, Tokenizer]: ...
 @overload
-def load(path: str | Path, adapters: Mapping[str, str | Path]) -> tuple[AdaptedClip, Preprocess, Tokenizer]: ...
+def load(path: str | Path, adapters: Mapping[str, str | Path]) -> tuple[SharedBaseClip, Preprocess, Tokenizer]: ...
 def load(path: str | Path, adapters: Mapping[str, str | Path] | None = None) -> tuple[nn.Module, Preprocess, Tokenizer]:
     """A run, a checkpoint or an exported model as `model, preprocess, tokenizer`, ready to encode.
 
@@ -33,7 +33,7 @@ def load(path: str | Path, adapters: Mapping[str, str | Path] | None = None) -> 
     `model.classifier`. The tokenizer leaves places for prompt vectors; where those stand around a class name or belong
     to a class, it takes prompts of the run's classes (`tokenizer.know` tells it of others).
 
-    With `adapters` the path is a base, and the model an `AdaptedClip`: `model.use("hands")` lets an adapter answer,
+    With `adapters` the path is a base, and the model a `SharedBaseClip`: `model.use("hands")` lets a file answer,
     `model.use(None)` the base, to the bit; the tokenizer follows, and the base is in memory once.
 
     Args:
@@ -42,11 +42,11 @@ def load(path: str | Path, adapters: Mapping[str, str | Path] | None = None) -> 
         adapters: files of `clipft export RUN --adapter-only`, by names of your choice.
 
     Raises:
-        InputError: there is no such thing, it is damaged, or an adapter is of another base.
+        InputError: there is no such thing, it is damaged, or a file is of another base.
     """
     if adapters is not None:
         base = open_base(str(path))
-        model = AdaptedClip(base, adapters)
+        model = SharedBaseClip(base, adapters)
         return model, AsRead(base.preprocess), FollowingTokenizer(model)
     clip, classes, templates = _open(Path(path).expanduser())
     clip.tokenizer.know(classes, templates)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from clipft.errors import ClipftError
-from clipft.export.fingerprint import probe_whole
-from clipft.model.build import ClipModel
+from clipft.export.fingerprint import apart, probe_whole
+from clipft.model.clip_model import ClipModel
 from clipft.model.lora import has_lora, merge_lora
 
 SAME = 1e-5
@@ -26,7 +26,7 @@ def merge(clip: ClipModel) -> str:
         before = probe_whole(clip)
         merge_lora(clip.model, clip.image, clip.text)
         after = probe_whole(clip)
-    difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+    difference = apart(before, after)
     if not difference <= SAME:
         raise ClipftError(
             f"the model with its LoRA merged gives features that differ by {difference:.1g} from the run's, more than "

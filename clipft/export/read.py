@@ -21,8 +21,9 @@ from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.export.fingerprint import Fingerprint, check, fingerprint
 from clipft.model.additions import new_names
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, LOCAL_DIR, PLAIN_MODEL, config_path
 from clipft.model.names import listed
 

@@ -10,10 +10,38 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 
 
-class TunedClip(nn.Module):
+class OpenClipLike(nn.Module):
+    """What is read off open_clip's CLIP beside its features, for a module that stands in for one: `model` has it."""
+
+    model: Any
+
+    @property
+    def logit_scale(self) -> nn.Parameter:
+        """The logarithm of what cosines are multiplied by."""
+        scale: nn.Parameter = self.model.logit_scale
+        return scale
+
+    @property
+    def logit_bias(self) -> nn.Parameter | None:
+        """What is added to scaled cosines (SigLIP); None where there is none."""
+        bias: nn.Parameter | None = getattr(self.model, "logit_bias", None)
+        return bias
+
+    @property
+    def visual(self) -> Any:
+        """open_clip's image tower, which knows its image_size and preprocess_cfg; by itself it has no additions."""
+        return self.model.visual
+
+    @property
+    def classifier(self) -> Any:
+        """The run's linear head; an AttributeError where there is none, as open_clip's models give."""
+        return self.model.classifier
+
+
+class TunedClip(OpenClipLike):
     """A model that encodes through clipft's towers, in the way that open_clip's CLIP is called.
 
     Args:
@@ -42,27 +70,6 @@ class TunedClip(nn.Module):
         text_features = None if text is None else self.encode_text(text, normalize=True)
         scaled = (image_features, text_features, self.logit_scale.exp())
         return scaled if self.logit_bias is None else (*scaled, self.logit_bias)
-
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """The logarithm of what cosines are multiplied by."""
-        return self.model.get_parameter("logit_scale")
-
-    @property
-    def logit_bias(self) -> nn.Parameter | None:
-        """What is added to scaled cosines (SigLIP); None where there is none."""
-        bias: nn.Parameter | None = getattr(self.model, "logit_bias", None)
-        return bias
-
-    @property
-    def visual(self) -> Any:
-        """open_clip's image tower, which knows its image_size and preprocess_cfg; by itself it has no additions."""
-        return self.model.visual
-
-    @property
-    def classifier(self) -> Any:
-        """The run's linear head; an AttributeError where it trained none, as open_clip's models give."""
-        return self.model.classifier
 
 
 def as_open_clip(clip: ClipModel) -> nn.Module:

@@ -20,11 +20,12 @@ from clipft.export.files import STATE_DICT, plain, write_folder, write_state_dic
 from clipft.export.hugging_face import describe_hugging_face, require_form, write_hugging_face
 from clipft.export.merge import merge
 from clipft.export.read import CLASSIFIER
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import EXPORT_FACTS, LOCAL_DIR, OPEN_CLIP_CONFIG, TIMM_FOLDER
 from clipft.model.families.timm_image import config_at_size
 from clipft.model.recipe import Sizes, sizes_of
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 
 @dataclass(frozen=True)

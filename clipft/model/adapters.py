@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from clipft.config.additions_schema import AdapterConfig
 from clipft.errors import InputError
-from clipft.model.tower import Branch, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Branch
 
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 

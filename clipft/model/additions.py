@@ -76,7 +76,7 @@ def take_out(model: nn.Module, image: Tower, text: Tower) -> dict[str, Tensor]:
     return taken
 
 
-def base_of(config: ModelConfig) -> ModelConfig:
+def base_config(config: ModelConfig) -> ModelConfig:
     """The same model without what changes it untrained, prompt vectors and feature adapters: a base has none."""
     towers = {"image": config.image, "text": config.text}
     new = {"prompt": None, "feature_adapter": None}

@@ -20,10 +20,7 @@ from clipft.model.kinds import kept_of
 from clipft.model.patterns import matches_nothing, names_matching
 from clipft.model.plan import ParameterPlan, Plan, Shape
 from clipft.model.rates import Rate, rates
-from clipft.model.standstill import apply_plan, frozen_hashes, set_modes
 from clipft.model.tower import NOT_IN_LOSS, Tower, owners
-
-__all__ = ["apply_plan", "frozen_hashes", "make_plan", "set_modes"]
 
 _SCALES = ("logit_scale", "logit_bias")
 
@@ -99,6 +96,7 @@ def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: b
     """
     frozen = _by_keys(tower, section)
     projection = [n for n in tower.names() if tower.group_of(n) == "projection"]
+    freezes = section.projection == "freeze"
     rules = {
         **_narrowed(model, tower, section, frozen),
         **tower.untrained,
@@ -118,14 +116,14 @@ def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: b
         notes.append(f"the feature adapter is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
         rules |= dict.fromkeys(behind, NOT_IN_LOSS)
     if not projection:
-        notes.append("this tower has no projection" + ("; projection: freeze ignored" if _freezes(section) else ""))
-        line += "; projection: freeze ignored, there is none" if _freezes(section) else ""
+        notes.append("this tower has no projection" + ("; projection: freeze ignored" if freezes else ""))
+        line += "; projection: freeze ignored, there is none" if freezes else ""
     elif not projects:
         notes.append(f"the projection is frozen: pooled features are taken before it ({NOT_IN_LOSS})")
         rules |= dict.fromkeys(projection, NOT_IN_LOSS)
-    elif _freezes(section) and tower.projection_is_new:
+    elif freezes and tower.projection_is_new:
         line += "; projection: freeze ignored, the projection is new"
-    elif _freezes(section):
+    elif freezes:
         rules |= dict.fromkeys(projection, "projection: freeze")
     return _Decision(rules, line, tuple(f"{tower.name}: {note}" for note in notes))
 
@@ -278,7 +276,3 @@ def _set_keys(section: TowerConfig) -> list[str]:
 
 def _shapes(model: nn.Module) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
-
-
-def _freezes(section: TowerConfig) -> bool:
-    return section.projection == "freeze"

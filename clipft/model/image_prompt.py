@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from clipft.config.additions_schema import ImagePromptConfig
 from clipft.errors import InputError
-from clipft.model.tower import Hidden, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Hidden
 
 NAME = "image_prompt"
 

@@ -11,7 +11,8 @@ from torch import nn
 from clipft.config.additions_schema import LastBlocks, LoraConfig
 from clipft.errors import InputError
 from clipft.model.lora_modules import LowRanks, add_low_rank
-from clipft.model.tower import Matrix, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Matrix
 
 
 def add_lora(model: nn.Module, tower: Tower, config: LoraConfig) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from clipft.errors import InputError
 from clipft.model.adapters import Adapter
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.lora import scale_lora
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from clipft.errors import InputError
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.text_prompt import TextPrompt
 

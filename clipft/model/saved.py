@@ -10,41 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from clipft.config.schema import Config
-from clipft.model.build import ClipModel, restore
-from clipft.model.hashes import tensor_sha256, weights_sha256
-from clipft.model.runfiles import (
-    CHECKPOINTS,
-    COMMIT,
-    CONFIG,
-    FORMAT,
-    OPTIMIZER,
-    STATE,
-    WEIGHTS,
-    Checkpoint,
-    Which,
-    is_run,
-    open_checkpoint,
-    verify,
-)
-
-__all__ = [
-    "CHECKPOINTS",
-    "COMMIT",
-    "CONFIG",
-    "FORMAT",
-    "OPTIMIZER",
-    "STATE",
-    "WEIGHTS",
-    "Checkpoint",
-    "SavedModel",
-    "Which",
-    "is_run",
-    "load_saved",
-    "open_checkpoint",
-    "tensor_sha256",
-    "verify",
-    "weights_sha256",
-]
+from clipft.model.clip_model import ClipModel
+from clipft.model.restore import restore
+from clipft.model.runfiles import Which, open_checkpoint
 
 
 @dataclass(frozen=True)

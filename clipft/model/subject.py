@@ -10,7 +10,8 @@ from torch import nn
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model import sources
-from clipft.model.build import ClipModel, MetaModel, build
+from clipft.model.build import MetaModel, build
+from clipft.model.clip_model import ClipModel
 from clipft.model.describe import ModelFacts, describe
 from clipft.model.recipe import recipe_of
 from clipft.model.tower import Tower

@@ -18,7 +18,8 @@ from clipft.config.additions_schema import TextPromptConfig
 from clipft.errors import InputError
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.tokenizer import Tokenizer
-from clipft.model.tower import NO_WORD, Hidden, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import NO_WORD, Hidden
 
 NAME = "text_prompt"
 _STD = 0.02  # CoOp, section 4.1; MaPLe's deeper ones too

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from clipft.model.anatomy import embedding_tables
 from clipft.model.describe import ModelFacts
 from clipft.model.facts import Landmark, TowerFacts
-from clipft.model.tower import Hidden, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Hidden
 
 _FIRST = 4  # values shown of a tensor
 

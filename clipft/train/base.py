@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipft.evaluate.features import TEXTS_AT_ONCE, encode_texts, measuring
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import TEXTS_AT_ONCE, encode_texts, measuring
 from clipft.model.in_place import in_place
 from clipft.model.plan import Plan
 from clipft.model.standstill import moving_buffers
@@ -31,7 +31,7 @@ class Base:
     scale: float
 
 
-def base_of(clip: ClipModel, plans: Iterable[Plan]) -> Base:
+def keep_base(clip: ClipModel, plans: Iterable[Plan]) -> Base:
     """Copies of what the plans of a run move in the towers: parameters that train and buffers that move.
 
     To be taken before the first step and before a checkpoint is laid over the base, so that a resumed run has the same.

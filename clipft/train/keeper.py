@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from clipft.errors import ClipftError, InputError
-from clipft.model.build import lay_over
 from clipft.model.hashes import tensor_sha256
+from clipft.model.restore import lay_over
 from clipft.model.runfiles import FORMAT, open_checkpoint
 from clipft.train.checkpoint import (
     checkpoint_folder,

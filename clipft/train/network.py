@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.model.plan import Plan
 from clipft.train.losses import Features
 from clipft.train.precision import Precision

@@ -23,7 +23,7 @@ from clipft.data.rows import Rows
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.measure import encode_rows
 from clipft.evaluate.parts import Encode, Seen
-from clipft.model.build import ClipModel
+from clipft.model.clip_model import ClipModel
 from clipft.report.train_view import TrainView
 from clipft.train.evaluation import Evaluations
 from clipft.train.loop import Progress

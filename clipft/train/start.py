@@ -13,12 +13,13 @@ from clipft.config.forgetting_schema import regularizers
 from clipft.data.captions import all_texts, class_prompts
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.zeroshot import class_embeddings
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average
-from clipft.train.base import Base, base_of
+from clipft.train.base import Base, keep_base
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip, ZeroShot
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
@@ -64,7 +65,7 @@ def start(prepared: Prepared) -> Started:
         clip.tokenizer.know(prepared.classes, config.data.templates)
     clip.model.to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
-    base = base_of(clip, prepared.all_plans) if regularizers(config.train.regularize) else None
+    base = keep_base(clip, prepared.all_plans) if regularizers(config.train.regularize) else None
     return _settle(prepared, clip, precision, scaler, base)
 
 

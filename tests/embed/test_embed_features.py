@@ -22,7 +22,8 @@ from clipft.errors import ClipftError, InputError
 from clipft.evaluate.compare import evaluate_target
 from clipft.evaluate.target import open_target
 from clipft.export import export
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 
 CPU = torch.device("cpu")
 

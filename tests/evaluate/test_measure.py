@@ -16,8 +16,9 @@ from clipft.data.rows import FileImages, Rows
 from clipft.data.sources import read_source
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,9 @@ from clipft.data.rows import Images, Rows
 from clipft.data.sources import read_source
 from clipft.evaluate.measure import measure
 from clipft.evaluate.sweep import Compute, Variants, batches_of, first_difference, sweep
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 
 CPU = torch.device("cpu")
 

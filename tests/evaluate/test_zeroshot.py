@@ -10,10 +10,11 @@ import torch.nn.functional as F
 
 from clipft.config.schema import ModelConfig
 from clipft.evaluate.classify import calibration_error, classifier_metrics
-from clipft.evaluate.features import encode_texts, measuring
 from clipft.evaluate.zeroshot import base_to_novel_metrics, class_embeddings, zero_shot_metrics
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
+from clipft.model.encode import encode_texts
 
 CPU = torch.device("cpu")
 
@@ -42,35 +43,6 @@ def test_class_embeddings_equal_open_clips(clip: ClipModel) -> None:
 def test_braces_in_a_class_name_are_letters(clip: ClipModel) -> None:
     odd = class_embeddings(clip, ["{0} {}"], ["a {}"], device=CPU)
     torch.testing.assert_close(odd, encode_texts(clip, ["a {0} {}"], device=CPU))
-
-
-def test_equal_texts_are_encoded_once(clip: ClipModel) -> None:
-    seen: list[str] = []
-    own = clip.tokenizer
-
-    def counting(texts: list[str]) -> torch.LongTensor:
-        seen.extend(texts)
-        return own(texts)
-
-    clip.tokenizer = counting  # type: ignore[assignment]
-    try:
-        features = encode_texts(clip, ["a", "b", "a", "a"], device=CPU)
-    finally:
-        clip.tokenizer = own
-    assert seen == ["a", "b"]
-    assert torch.equal(features[0], features[2])
-    assert not torch.equal(features[0], features[1])
-
-
-def test_measuring_leaves_every_module_in_its_mode(clip: ClipModel) -> None:
-    clip.model.train()
-    clip.model.visual.eval()
-    before = {name: module.training for name, module in clip.model.named_modules()}
-    with measuring(clip.model):
-        assert not any(module.training for module in clip.model.modules())
-        assert not torch.is_grad_enabled()
-    assert {name: module.training for name, module in clip.model.named_modules()} == before
-    clip.model.eval()
 
 
 @pytest.mark.parametrize("classes", [4, 9])

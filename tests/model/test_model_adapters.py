@@ -18,9 +18,10 @@ from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.adapters import Adapter, add_adapters
 from clipft.model.additions import add_new
-from clipft.model.freeze import apply_plan, make_plan, set_modes
+from clipft.model.freeze import make_plan
 from clipft.model.hashes import tensor_sha256
 from clipft.model.plan import Plan
+from clipft.model.standstill import apply_plan, set_modes
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
 

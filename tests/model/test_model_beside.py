@@ -26,7 +26,8 @@ from tiny_files import write_open_clip
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.beside import read_beside
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.recipe import recipe_of
 
 

@@ -26,7 +26,8 @@ from tiny_files import (
 from clipft.config.schema import ModelConfig
 from clipft.errors import ClipftError, InputError
 from clipft.model.activation import check_tag
-from clipft.model.build import ClipModel, build, build_meta
+from clipft.model.build import build, build_meta
+from clipft.model.clip_model import ClipModel
 from clipft.model.sources import tag_cfg
 
 TEXTS = ["a photo of a cat.", "", "  A  Photo &amp; naïve CAFÉ: 100 %  ", "dog, " * 200]

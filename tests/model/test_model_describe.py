@@ -12,9 +12,9 @@ from freeze_models import native, on_meta, plan_of
 
 from clipft.model.classifier import Classifier
 from clipft.model.describe import backward_reach, describe, memory
-from clipft.model.freeze import apply_plan, set_modes
 from clipft.model.plan import Plan
 from clipft.model.rates import groups
+from clipft.model.standstill import apply_plan, set_modes
 from clipft.model.towers import towers_of
 
 

@@ -15,10 +15,11 @@ from tiny_families import FAMILIES, M2M100, build, construct, custom, images, to
 from torch import Tensor, nn
 
 from clipft.errors import InputError
-from clipft.model.families import common, timm_image
+from clipft.model.families import common
 from clipft.model.families.hugging_face_text import FAMILIES as HUGGING_FACE_FAMILIES
-from clipft.model.freeze import apply_plan, set_modes
+from clipft.model.families.timm_kinds import KINDS
 from clipft.model.plan import block_number
+from clipft.model.standstill import apply_plan, set_modes
 from clipft.model.tower import Tower, owners
 from clipft.model.towers import towers_of
 
@@ -174,7 +175,8 @@ def test_nothing_is_dropped_below_the_first_block_that_trains(family: str, tmp_p
 
 
 def test_the_refusal_names_every_kind_there_is() -> None:
-    assert set(common.TIMM_KINDS) == set(timm_image._KINDS)
+    refusal = str(common.unsupported("image", "a new one"))
+    assert f"of timm's {', '.join(KINDS)}, and text" in refusal
     assert set(common.HUGGING_FACE_TYPES) == set(HUGGING_FACE_FAMILIES)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from clipft.config.schema import ModelConfig
 from clipft.model.adapters import Adapter
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
 from clipft.model.feature_adapter import FeatureAdapter
 from clipft.model.lora import merge_lora
 from clipft.model.mixing import Mixture, average, mix

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from clipft.config.optim_schema import OptimConfig
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.model.build import ClipModel, MetaModel, build_meta
+from clipft.model.build import MetaModel, build_meta
 from clipft.model.build import build as build_clip
+from clipft.model.clip_model import ClipModel
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.recipe import Sizes

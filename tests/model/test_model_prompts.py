@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from clipft.config.additions_schema import TextPromptConfig
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
-from clipft.model.build import ClipModel, build_meta
 from clipft.model.build import build as build_clip
+from clipft.model.build import build_meta
+from clipft.model.clip_model import ClipModel
 from clipft.model.prompt_words import nearest_words
 from clipft.model.text_prompt import TextPrompt, add_text_prompt
 from clipft.model.tower import Tower

@@ -11,10 +11,12 @@ from tiny_files import commit, native_cfg, point, write_native, write_open_clip,
 
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
 from clipft.model.classifier import Classifier
+from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import tensor_sha256
-from clipft.model.saved import load_saved, open_checkpoint, verify
+from clipft.model.runfiles import open_checkpoint, verify
+from clipft.model.saved import load_saved
 
 HEADS = ["visual.proj", "text_projection", "logit_scale"]
 

@@ -11,9 +11,9 @@ import torch
 from freeze_models import BERT, VIT, custom, hugging_face_text, native, plan_of, timm_image
 from torch import nn
 
-from clipft.model.freeze import apply_plan, frozen_hashes, set_modes
 from clipft.model.plan import Plan
 from clipft.model.rates import groups
+from clipft.model.standstill import apply_plan, frozen_hashes, set_modes
 from clipft.model.towers import towers_of
 
 

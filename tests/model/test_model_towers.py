@@ -12,7 +12,7 @@ from tiny_families import images, tokens
 from torch import nn
 
 from clipft.errors import InputError
-from clipft.model.freeze import set_modes
+from clipft.model.standstill import set_modes
 from clipft.model.tower import Tower
 from clipft.model.towers import towers_of
 

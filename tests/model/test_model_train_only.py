@@ -15,8 +15,9 @@ from clipft.config.optim_schema import OptimConfig
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.additions import add_new
-from clipft.model.freeze import apply_plan, frozen_hashes, make_plan, set_modes
+from clipft.model.freeze import make_plan
 from clipft.model.kinds import of_kinds
+from clipft.model.standstill import apply_plan, frozen_hashes, set_modes
 from clipft.model.towers import towers_of
 
 ONLY_PROJ_BIASES = r"^(?!.*mlp\.c_proj\.bias$)"

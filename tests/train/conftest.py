@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from PIL import Image
-from tiny_files import write_native
-from train_runs import TUNED, Begin, TunedRun, go
+from tiny_files import write_colours, write_native
+from train_runs import Begin
 
 from clipft.config.schema import Config
 from clipft.data.batches import Batch
 from clipft.model.standstill import set_modes
 from clipft.train.prepare import prepare
 from clipft.train.start import Started, start
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 
 
 @pytest.fixture
@@ -40,45 +37,6 @@ def colour_folder(tmp_path: Path) -> Callable[..., Path]:
         return write_colours(tmp_path / name, each)
 
     return write
-
-
-def write_colours(folder: Path, each: int = 8) -> Path:
-    """A folder a class of a few one-coloured pictures; those of `val` are darker."""
-    for number, (colour, value) in enumerate(COLOURS.items()):
-        (folder / colour).mkdir(parents=True)
-        for i in range(each):
-            shade = tuple(max(0, v - 2 * i - (folder.name == "val")) for v in value)
-            Image.new("RGB", (40, 36 + number), shade).save(folder / colour / f"{folder.name}-{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> TunedRun:
-    """Trains a tiny pretrained model on four colours for an epoch, once for each case of `train_runs.TUNED`."""
-    place = tmp_path_factory.mktemp("tuned")
-    base = write_native(place / "base")
-    data = {"train": {"folder": str(write_colours(place / "colours"))}, "workers": 0}
-    data |= {"val": {"folder": str(write_colours(place / "val", each=3))}, "templates": ["a photo of a {}.", "{}"]}
-    done: dict[str, Path] = {}
-
-    def tune(case: str, **sections: Any) -> Path:
-        name = f"{case} {sections}" if sections else case
-        if name not in done:
-            image, text = TUNED[case]
-            config = {
-                "model": {"name": f"local-dir:{base}", "image": image, "text": text} | sections.pop("model", {}),
-                "data": data,
-                "optim": {"name": "sgd", "lr": 0.05, "lr_new": 0.1},
-                "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "device": "cpu"},
-                "run": {"dir": str(place / "runs" / str(len(done)))},
-                **sections,
-            }
-            path = place / f"{len(done)}.yaml"
-            path.write_text(yaml.safe_dump(config), encoding="utf-8")
-            done[name] = go(path).folder
-        return done[name]
-
-    return tune
 
 
 @pytest.fixture

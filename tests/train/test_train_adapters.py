@@ -16,7 +16,8 @@ from train_runs import Write, go, same, stop_after, weights
 from clipft.config.schema import ModelConfig
 from clipft.evaluate.compare import evaluate_target
 from clipft.export import export
-from clipft.model.build import ClipModel, build_meta
+from clipft.model.build import build_meta
+from clipft.model.clip_model import ClipModel
 from clipft.model.saved import load_saved
 
 ADAPTER = {"adapter": {"bottleneck": 4}}

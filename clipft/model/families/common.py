@@ -7,19 +7,10 @@ from typing import Any
 from torch import nn
 
 from clipft.errors import InputError
-from clipft.model.tower import Branch, Matrix
+from clipft.model.families import timm_kinds
+from clipft.model.tower_parts import Branch, Matrix
 
 HUGGING_FACE_TYPES = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
-TIMM_KINDS = (
-    "VisionTransformer",
-    "VisionTransformerRelPos",
-    "Eva",
-    "SwinTransformer",
-    "ConvNeXt",
-    "FastVit",
-    "EfficientNet",
-    "ResNet",
-)
 
 POOLED = {
     "tok": "class token",
@@ -44,8 +35,8 @@ def unsupported(tower: str, family: str) -> InputError:
     """The refusal of a tower that belongs to no family here."""
     return InputError(
         f"model: the {tower} tower is {family}, which is not supported; supported are image towers of open_clip's "
-        f"VisionTransformer and ModifiedResNet and of timm's {', '.join(TIMM_KINDS)}, and text towers of open_clip's "
-        f"CLIP, CustomTextCLIP and CoCa classes and of Hugging Face's {', '.join(HUGGING_FACE_TYPES)}"
+        f"VisionTransformer and ModifiedResNet and of timm's {', '.join(timm_kinds.KINDS)}, and text towers of "
+        f"open_clip's CLIP, CustomTextCLIP and CoCa classes and of Hugging Face's {', '.join(HUGGING_FACE_TYPES)}"
     )
 
 

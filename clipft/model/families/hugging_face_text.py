@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import numbered, projection_facts, unsupported
-from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Tower
+from clipft.model.tower import NOT_IN_LOSS, Tower
+from clipft.model.tower_parts import Branch, Hidden, Layout, Matrix
 
 _PREFIX = "text.transformer"
 

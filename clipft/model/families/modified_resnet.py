@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from clipft.model.facts import Landmark, TowerFacts
 from clipft.model.families.common import activation, below, pair, projection_facts
 from clipft.model.families.positions import grid_of, refused, replaced, resample_grid, resized_note
-from clipft.model.tower import Hidden, Layout, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Hidden, Layout
 
 _STEM = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3")
 _STAGES = ("layer1", "layer2", "layer3", "layer4")

@@ -20,7 +20,8 @@ from clipft.model.families.common import (
     projection_facts,
 )
 from clipft.model.families.positions import grid_of, refused, replaced, resample_grid, resized_note
-from clipft.model.tower import NOT_IN_LOSS, Branch, Hidden, Layout, Matrix, Tower
+from clipft.model.tower import NOT_IN_LOSS, Tower
+from clipft.model.tower_parts import Branch, Hidden, Layout, Matrix
 
 
 class NativeImage(Tower):

@@ -20,7 +20,8 @@ from clipft.model.families.common import (
     projection_facts,
 )
 from clipft.model.families.positions import replaced, resample_row
-from clipft.model.tower import Branch, Hidden, Layout, Matrix, Tower
+from clipft.model.tower import Tower
+from clipft.model.tower_parts import Branch, Hidden, Layout, Matrix
 
 
 class NativeText(Tower):

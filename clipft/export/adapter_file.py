@@ -1,4 +1,7 @@
-"""An adapter: one small file with all that a run's model has and its base has not, put on that base again.
+"""An adapter file: all that a run's model has and its base has not, put on that base again.
+
+It is what a user gives as `--adapter`, and any run can be written so. An adapter, where the word stands alone in the
+code, is something else: a small network in a tower's block (`model/adapters.py`), which a run has or has not.
 
 A safetensors file: the tensors that differ from the base's or are new, and under `clipft` in its metadata what the run
 was, the `model` section of its config, and the sha256 of the base.
@@ -21,9 +24,8 @@ from clipft.export.files import plain
 from clipft.export.fingerprint import check, fingerprint
 from clipft.export.read import FORMAT, Facts, fill_in
 from clipft.model.additions import add_new, new_names
-from clipft.model.build import ClipModel
 from clipft.model.classifier import Classifier
-from clipft.model.hashes import model_sha256
+from clipft.model.clip_model import ClipModel
 from clipft.model.names import listed
 from clipft.model.share import put_in_place, share
 from clipft.model.tensor_file import write_tensors
@@ -35,8 +37,8 @@ _CLASSIFIER = "classifier."
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
-    """What an adapter's file holds.
+class AdapterFile:
+    """What an adapter file holds.
 
     Args:
         facts: what the run was.
@@ -53,7 +55,7 @@ class Adapter:
     tensors: Mapping[str, Tensor]
 
     def write(self, path: Path) -> None:
-        """As `read_adapter` reads it."""
+        """As `read_adapter_file` reads it."""
         words = {
             **self.facts.to_json(),
             "adapter": True,
@@ -64,7 +66,7 @@ class Adapter:
         write_tensors(self.tensors, path, {_METADATA: json.dumps(words, ensure_ascii=False)})
 
 
-def is_adapter(path: Path) -> bool:
+def is_adapter_file(path: Path) -> bool:
     """Whether a file is one of these."""
     try:
         with safe_open(path, "pt") as file:
@@ -73,11 +75,11 @@ def is_adapter(path: Path) -> bool:
         return False
 
 
-def read_adapter(path: Path) -> Adapter:
-    """Read an adapter's file.
+def read_adapter_file(path: Path) -> AdapterFile:
+    """Read what `AdapterFile.write` wrote.
 
     Raises:
-        InputError: it is not there, damaged, or no adapter.
+        InputError: it is not there, damaged, or another file.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; `clipft export RUN --adapter-only --out FILE` writes one")
@@ -97,28 +99,28 @@ def read_adapter(path: Path) -> Adapter:
             raise InputError(f"{path}: has format {values['format']}, and this clipft reads {FORMAT}; update clipft")
         facts = Facts.from_json(values)
         config = ModelConfig.model_validate(values["config"])
-        return Adapter(facts, config, values["base_sha256"], values["preprocess_cfg"], tensors)
+        return AdapterFile(facts, config, values["base_sha256"], values["preprocess_cfg"], tensors)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: is not as clipft wrote it ({error!r}); export the run again") from None
 
 
-def put_on(base: ClipModel, base_sha256: str, adapter: Adapter, path: Path) -> ClipModel:
+def put_on(base: ClipModel, base_sha256: str, file: AdapterFile, path: Path) -> ClipModel:
     """The run's model again: a second model on the base's tensors, which stay as they are.
 
     Args:
         base: from `open_base`, in evaluation mode, on the CPU.
-        base_sha256: its `model_sha256`.
-        adapter: what to put on it.
-        path: its file, for errors.
+        base_sha256: `model_sha256` of its model.
+        file: what to put on it.
+        path: where it lies, for errors.
 
     Raises:
         InputError: it was tuned over another base, or prepares images otherwise, or does not answer as the run did.
     """
-    facts, config = adapter.facts, adapter.config
-    _refuse_another_base(base, base_sha256, adapter, path)
+    facts, config = file.facts, file.config
+    _refuse_another_base(base, base_sha256, file, path)
     model = share(base.model)
     own = base.model.state_dict()
-    changed = {name: tensor for name, tensor in adapter.tensors.items() if name in own}
+    changed = {name: tensor for name, tensor in file.tensors.items() if name in own}
     if odd := [name for name, tensor in changed.items() if tensor.shape != own[name].shape]:
         raise InputError(f"{path}: has tensors of another shape than {base.base}: {listed(odd)}; export the run again")
     for name, tensor in changed.items():
@@ -130,7 +132,7 @@ def put_on(base: ClipModel, base_sha256: str, adapter: Adapter, path: Path) -> C
         head = facts.classifier
         model.classifier = Classifier(head["num_classes"], head["width"], cosine=head["cosine"], bias=head["bias"])
         names += tuple(f"{_CLASSIFIER}{name}" for name in model.classifier.state_dict())
-    fill_in(model, names, {n: t for n, t in adapter.tensors.items() if n not in changed}, str(path))
+    fill_in(model, names, {n: t for n, t in file.tensors.items() if n not in changed}, str(path))
     model.eval()
     tokenizer = prompted(base.tokenizer, text, config.text.prompt, facts.classes)
     note = f"{path}: step {facts.step} of {facts.run}, over {base.base}"
@@ -140,19 +142,14 @@ def put_on(base: ClipModel, base_sha256: str, adapter: Adapter, path: Path) -> C
     return clip
 
 
-def sha256_of_base(clip: ClipModel) -> str:
-    """The base's fingerprint: of all its tensors, to the bit."""
-    return model_sha256(clip.model)
-
-
-def _refuse_another_base(base: ClipModel, base_sha256: str, adapter: Adapter, path: Path) -> None:
-    facts = adapter.facts
-    if base_sha256 != adapter.base_sha256:
+def _refuse_another_base(base: ClipModel, base_sha256: str, file: AdapterFile, path: Path) -> None:
+    facts = file.facts
+    if base_sha256 != file.base_sha256:
         raise InputError(
             f"{path}: was tuned over {facts.base}, and {base.base} has other weights (sha256 {base_sha256[:12]}, not "
-            f"{adapter.base_sha256[:12]}); name the base that it was tuned over"
+            f"{file.base_sha256[:12]}); name the base that it was tuned over"
         )
-    here, there = plain(base.preprocess_cfg), adapter.preprocess_cfg
+    here, there = plain(base.preprocess_cfg), file.preprocess_cfg
     if odd := [key for key in here if here[key] != there.get(key)]:
         raise InputError(
             f"{path}: was tuned over {facts.base} with images prepared otherwise than for {base.base}: {odd[0]} is "

@@ -8,14 +8,17 @@ from pathlib import Path
 import torch
 
 from clipft.errors import ClipftError, InputError
-from clipft.export.adapter import Adapter, is_adapter, put_on, read_adapter, sha256_of_base
+from clipft.export.adapter_file import AdapterFile, is_adapter_file, put_on, read_adapter_file
 from clipft.export.base import plain_base
 from clipft.export.files import SAME, classifier_settings, facts_of, plain
-from clipft.export.fingerprint import probe_whole
+from clipft.export.fingerprint import apart, probe_whole
 from clipft.export.write import Written
-from clipft.model.build import ClipModel, build
+from clipft.model.build import build
+from clipft.model.clip_model import ClipModel
+from clipft.model.hashes import model_sha256
 from clipft.model.recipe import sizes_of
-from clipft.model.saved import SavedModel, Which, load_saved
+from clipft.model.runfiles import Which
+from clipft.model.saved import SavedModel, load_saved
 
 SUFFIX = ".safetensors"
 
@@ -27,7 +30,7 @@ def export_adapter(run: str | Path, out: str | Path, *, which: Which | None = No
         run: a run or a checkpoint; its base must be where its config names it.
         out: the file to write; it ends in .safetensors.
         which: a run's best or last checkpoint.
-        force: replace an earlier adapter there.
+        force: replace an earlier one there.
 
     Raises:
         InputError: no file brings the run's base back, or the run changed its shape, or something is at `out`.
@@ -44,14 +47,14 @@ def export_adapter(run: str | Path, out: str | Path, *, which: Which | None = No
         )
     base = build(plain_base(saved.config.model), saved.config.run.seed)
     _refuse_other_sizes(saved, base)
-    sha256 = sha256_of_base(base)
+    sha256 = model_sha256(base.model)
     facts = facts_of(saved, str(run), classifier_settings(saved))
-    adapter = Adapter(facts, saved.config.model, sha256, plain(saved.clip.preprocess_cfg), _changed(saved, base))
+    file = AdapterFile(facts, saved.config.model, sha256, plain(saved.clip.preprocess_cfg), _changed(saved, base))
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        adapter.write(partial)
-        again = put_on(base, sha256, read_adapter(partial), partial)
+        file.write(partial)
+        again = put_on(base, sha256, read_adapter_file(partial), partial)
         difference = _difference(saved, again)
         partial.replace(out)
     except OSError as error:
@@ -65,7 +68,7 @@ def export_adapter(run: str | Path, out: str | Path, *, which: Which | None = No
         f"put on its base again and compared: normalised features differ by at most {difference:.1e}",
         (f'model, preprocess, tokenizer = clipft.load("BASE", adapters={{"{out.stem}": "{out}"}})',),
         (
-            f"{len(adapter.tensors)} tensors that differ from {base.base} or are new to it; the base's own "
+            f"{len(file.tensors)} tensors that differ from {base.base} or are new to it; the base's own "
             f"{whole / 1e6:.1f} MB are not in the file",
             f"BASE is {base.base}, or whatever has its very weights: local-dir:PATH, ARCHITECTURE:TAG, a config.yaml",
         ),
@@ -77,7 +80,7 @@ def _check_out(out: Path, force: bool) -> None:
         raise InputError(f"--out: {out}: --adapter-only writes one file; name it such as {out.name}{SUFFIX}")
     if not out.exists():
         return
-    if not is_adapter(out):
+    if not is_adapter_file(out):
         raise InputError(f"--out: {out} is there and no adapter; name another file")
     if not force:
         raise InputError(f"--out: {out} holds an adapter already; name another file, or add --force to replace it")
@@ -102,7 +105,7 @@ def _changed(saved: SavedModel, base: ClipModel) -> dict[str, torch.Tensor]:
 
 def _difference(saved: SavedModel, again: ClipModel) -> float:
     ours, theirs = (probe_whole(clip, saved.classes, saved.templates) for clip in (saved.clip, again))
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    difference = apart(ours, theirs)
     if not difference <= SAME:
         raise ClipftError(
             f"the file, put on its base, gives features that differ from the run's by {difference:.1g}, more than "

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_families import build as build_tiny
 from torch import Tensor
-from train_runs import TunedRun, cases
+from tuned_runs import TunedRun, cases
 
 import clipft
 from clipft.config.schema import ModelConfig
@@ -24,15 +23,12 @@ from clipft.evaluate.target import open_target
 from clipft.evaluate.zeroshot import class_embeddings
 from clipft.export import export
 from clipft.export.tuned import TunedClip
-from clipft.model.additions import add_new, take_out
 from clipft.model.build import build
 from clipft.model.saved import load_saved
-from clipft.model.towers import towers_of
 from clipft.predict import Compute, predict_classes
 
 CPU = torch.device("cpu")
 CASES = cases("middle", "image", "block adapters", slow=("text prompt", "class specific", "text feature adapter"))
-ADAPTER, FEATURE = {"bottleneck": 4}, {"reduction": 2, "ratio": 0.5}
 
 
 @pytest.fixture
@@ -188,29 +184,3 @@ def test_a_tuned_model_is_called_as_open_clips_own(tuned_run: TunedRun, photo: I
 
 def test_block_adapters_work_in_open_clips_own_forward(tuned_run: TunedRun) -> None:
     assert type(clipft.load(tuned_run("block adapters"))[0]) is open_clip.CLIP
-
-
-@pytest.mark.parametrize("family", ["native, class token", "native image, hf bert"])
-def test_what_is_put_in_comes_out_again(family: str, tmp_path: Path) -> None:
-    """The model is its old self: names, values, modules, hooks."""
-    model = build_tiny(family, tmp_path).eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    towers = towers_of(model)
-    shape = str(model)
-    config = ModelConfig.model_validate(
-        {
-            "name": "x",
-            "image": {"adapter": ADAPTER, "feature_adapter": FEATURE, "prompt": {"length": 2}},
-            "text": {"adapter": ADAPTER, "feature_adapter": FEATURE, "prompt": {"length": 3, "depth": 2}},
-        }
-    )
-    add_new(model, *towers, config, 0)
-    new = model.state_dict().keys() - before.keys()
-    assert take_out(model, *towers).keys() == new
-    assert str(model) == shape
-    assert not any(module._forward_hooks for module in model.modules())
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert not towers[0].added
-    assert not towers[1].added

@@ -1,4 +1,4 @@
-"""Adapters: one small file a run, put on its base again, several on one base."""
+"""Adapter files: one small file a run, put on its base again, several on one base."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_files import write_native
 from torch import Tensor, nn
-from train_runs import TunedRun, cases
+from tuned_runs import TunedRun, cases
 
 import clipft
 from clipft.cli import main
@@ -24,7 +24,6 @@ from clipft.errors import InputError
 from clipft.export import export, export_adapter
 from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint
-from clipft.model.share import put_in_place, share
 
 PROMPTS = ("a photo of a red.", "a photo of a blue.")
 
@@ -236,22 +235,6 @@ def test_a_damaged_file_is_a_sentence(adapter: Any, tuned_run: TunedRun, tmp_pat
         export_adapter(tuned_run("lora"), tmp_path / "folder")
     with pytest.raises(InputError, match="there is no such file"):
         clipft.load(base, adapters={"mine": tmp_path / "none.safetensors"})
-
-
-def test_a_tensor_is_replaced_under_all_its_names() -> None:
-    """Tied weights stay tied, and the model that shares them keeps its own."""
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
-    model[1].weight = model[0].weight
-    second = share(model)
-    assert second[0].weight is second[1].weight is model[0].weight
-    put_in_place(second, "1.weight", torch.zeros(2, 2))
-    put_in_place(second, "2.running_mean", torch.ones(2))
-    assert second[0].weight is second[1].weight
-    assert not second[0].weight.any()
-    assert model[0].weight.any()
-    assert not model[2].running_mean.any()
-    assert second[2].running_mean.all()
-    assert second[2].running_var is model[2].running_var
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Several adapters on one base, of which one answers at a time."""
+"""A base and the models that adapter files make of it, of which one answers at a time."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from clipft.errors import InputError
-from clipft.export.adapter import Adapter, put_on, read_adapter, sha256_of_base
-from clipft.export.tuned import as_open_clip
-from clipft.model.build import ClipModel
+from clipft.export.adapter_file import AdapterFile, put_on, read_adapter_file
+from clipft.export.tuned import OpenClipLike, as_open_clip
+from clipft.model.clip_model import ClipModel
+from clipft.model.hashes import model_sha256
 from clipft.model.names import listed
 from clipft.model.tokenizer import Tokenizer
 
 
-class AdaptedClip(nn.Module):
-    """A base with adapters, called as open_clip's CLIP is; `use` says which of them answers, at first none.
+class SharedBaseClip(OpenClipLike):
+    """A base with adapter files on it, called as open_clip's CLIP is; `use` says which of them answers, at first none.
 
     They share the base's tensors, so that each costs no more memory than its own file.
 
     Args:
         base: the base, in evaluation mode.
-        files: the adapters' files by name.
+        files: adapter files by name.
 
     Raises:
-        InputError: a file is no adapter, or of another base.
+        InputError: a file is no adapter file, or of another base.
     """
 
     def __init__(self, base: ClipModel, files: Mapping[str, str | Path]) -> None:
         super().__init__()
-        sha256 = sha256_of_base(base)
+        sha256 = model_sha256(base.model)
         paths = {name: Path(file).expanduser() for name, file in files.items()}
-        self._adapters: dict[str | None, Adapter] = {name: read_adapter(path) for name, path in paths.items()}
+        self._files: dict[str | None, AdapterFile] = {name: read_adapter_file(path) for name, path in paths.items()}
         self._clips: dict[str | None, ClipModel] = {None: base}
-        self._clips |= {name: put_on(base, sha256, self._adapters[name], path) for name, path in paths.items()}
+        self._clips |= {name: put_on(base, sha256, self._files[name], path) for name, path in paths.items()}
         self._numbers = {name: number for number, name in enumerate(self._clips)}
         self.models = nn.ModuleList(as_open_clip(clip) for clip in self._clips.values())
         self.names = tuple(files)
@@ -44,10 +45,10 @@ class AdaptedClip(nn.Module):
         self.eval()
 
     def use(self, name: str | None) -> None:
-        """Let an adapter answer from now on; None is the base, to the bit.
+        """Let an adapter file answer from now on; None is the base, to the bit.
 
         Raises:
-            InputError: there is no such adapter.
+            InputError: there is none of this name.
         """
         if name not in self._numbers:
             raise InputError(f"use: there is no adapter {name!r}; there are {listed(self.names) or 'none'}")
@@ -65,15 +66,15 @@ class AdaptedClip(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that the adapter in use was trained on; none of the base."""
-        adapter = self._adapters.get(self.in_use)
-        return adapter.facts.classes if adapter else ()
+        """The classes that the one in use was trained on; none of the base."""
+        file = self._files.get(self.in_use)
+        return file.facts.classes if file else ()
 
     @property
     def templates(self) -> tuple[str, ...]:
         """The prompts that those were put into."""
-        adapter = self._adapters.get(self.in_use)
-        return adapter.facts.templates if adapter else ()
+        file = self._files.get(self.in_use)
+        return file.facts.templates if file else ()
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """Images (B, 3, H, W), preprocessed, to features (B, D)."""
@@ -89,33 +90,11 @@ class AdaptedClip(nn.Module):
         """Normalised features of images and of texts, exp(logit_scale), and logit_bias where the model has one."""
         return self.model(image, text)
 
-    @property
-    def logit_scale(self) -> nn.Parameter:
-        """The logarithm of what cosines are multiplied by."""
-        scale: nn.Parameter = self.model.logit_scale
-        return scale
-
-    @property
-    def logit_bias(self) -> nn.Parameter | None:
-        """What is added to scaled cosines (SigLIP); None where there is none."""
-        bias: nn.Parameter | None = getattr(self.model, "logit_bias", None)
-        return bias
-
-    @property
-    def visual(self) -> Any:
-        """open_clip's image tower."""
-        return self.model.visual
-
-    @property
-    def classifier(self) -> Any:
-        """The linear head of the adapter in use; an AttributeError where it has none."""
-        return self.model.classifier
-
 
 class FollowingTokenizer(Tokenizer):
-    """The tokenizer of whichever adapter is in use; prompt vectors have places in its texts."""
+    """The tokenizer of whichever adapter file is in use; prompt vectors have places in its texts."""
 
-    def __init__(self, model: AdaptedClip) -> None:
+    def __init__(self, model: SharedBaseClip) -> None:
         words = model.words
         super().__init__(words._encoder, words.context_length)
         self._model = model
