@@ -254,8 +254,15 @@ def test_train_evaluate_predict_and_export(
     assert "create_model_and_transforms" in out
     assert {"curve.svg", "mixed"} <= {path.name for path in tmp_path.iterdir()}
     assert (tmp_path / "mixed" / "interpolation.svg").read_bytes() == (tmp_path / "curve.svg").read_bytes()
-    code, out, _ = run("interpolate", "runs/tiny", "--json", "--alpha", "0.5")
+    code, out, _ = run("interpolate", "runs/tiny", "--json", "--alpha", "0.5", "--no-write")
     assert [point["alpha"] for point in json.loads(out)["points"]] == [0, 0.5, 1]
+    assert not (tmp_path / "tiny-mixed").exists()
+    code, out, _ = run("interpolate", "runs/tiny", "--alpha", "0.5")
+    assert "tiny-mixed" in out
+    assert {"interpolation.svg", "open_clip_config.json"} <= {path.name for path in (tmp_path / "tiny-mixed").iterdir()}
+    code, _, err = run("interpolate", "runs/tiny")
+    assert code == 2
+    assert "--out: tiny-mixed holds an export already" in err
     code, _, _ = run("train", "tiny.yaml", "--set", "optim.lr=2e-3")
     assert code == 0
     code, out, _ = run("soup", "runs/tiny", "runs/tiny-2", "--out", "soup", "--json")
@@ -314,6 +321,7 @@ def test_an_older_config_is_written_anew(run: Run, tmp_path: Path) -> None:
         (("interpolate", "runs/none"), "there is no such run"),
         (("interpolate", "runs/none", "--alpha", "2"), "--alpha: expected numbers from 0 to 1"),
         (("interpolate", "runs/none", "--choose", "7"), "--choose: expected an alpha from 0 to 1, or a figure"),
+        (("interpolate", "runs/none", "--out", "a", "--no-write"), "--out: stands beside --no-write"),
         (("interpolate", "runs/none", "--plot", "a.pdf"), "ends in .svg, found 'a.pdf'"),
         (("soup", "runs/none", "runs/b", "--out", "x"), "there is no such run"),
     ],

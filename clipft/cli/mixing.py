@@ -35,9 +35,11 @@ def interpolate(
         typer.Option("--choose", metavar="ALPHA|FIGURE", help="An alpha, or the figure whose mean chooses one."),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Export the chosen model, and draw the curve, into DIR.")
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Where the chosen model and the curve go; RUN's name with -mixed."),
     ] = None,
-    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw the curve: a .svg file.")] = None,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Export the chosen model, or only measure.")] = True,
+    plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw the curve here too: a .svg.")] = None,
     which: Which = None,
     force: Force = False,
     batch_size: BatchSize = 64,
@@ -49,7 +51,7 @@ def interpolate(
 
     What was learnt often stays, and what was forgotten comes back, between the two (WiSE-FT).
 
-    Example: clipft interpolate runs/handclip --data folder:my/val --data folder:other --out handclip-model
+    Example: clipft interpolate runs/handclip --alpha 0:1:0.1 --data folder:my/val --data folder:other
     """
     from clipft.data.sources import parse_data_option
     from clipft.embed.outfile import check_out, write_whole
@@ -69,7 +71,9 @@ def interpolate(
     from clipft.report.interpolate_view import interpolation_view
     from clipft.report.progress import show_steps
 
-    folder = None if out is None else Path(out).expanduser()
+    if out is not None and not write:
+        raise InputError("--out: stands beside --no-write, under which nothing is exported; leave one out")
+    folder = (Path(f"{Path(run).name}-mixed") if out is None else Path(out).expanduser()) if write else None
     if folder is not None:
         refuse_to_overwrite(folder, force)
     chosen = choose_compute(device, precision)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from clipft.config.values import Fraction, PositiveFloat, Section, refuse
+from clipft.config.values import PositiveFloat, Section, refuse
 
 Target = Literal["q", "k", "v", "o", "fc", "proj"]
 Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]

@@ -17,7 +17,7 @@ from clipft.data.sources import trained_on
 from clipft.errors import InputError
 from clipft.evaluate.measure import Measurement, headline, higher_is_better
 from clipft.evaluate.pot import Pot
-from clipft.evaluate.sides import rows_for
+from clipft.evaluate.sides import keep_rows, rows_for
 from clipft.evaluate.sweep import Compute, Variants, batches_of, sweep
 from clipft.evaluate.target import target_of
 from clipft.model.saved import SavedModel
@@ -32,12 +32,14 @@ class Tasted:
         alone: its figure; None where there was no data to measure on.
         together: the figure of the average with it in; None where it was not measured.
         taken: whether it is in the soup.
+        kept: its figure on what is watched for forgetting; None where nothing is.
     """
 
     run: int
     alone: float | None
     together: float | None
     taken: bool
+    kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Soup:
         tasted: the runs in the order in which they were tried.
         measured: the soup's own figures.
         notes: what a reader should know.
+        kept: the soup's figures on what the runs watch for forgetting.
     """
 
     recipe: Literal["greedy", "uniform"]
@@ -61,6 +64,7 @@ class Soup:
     tasted: tuple[Tasted, ...]
     measured: Measurement | None
     notes: tuple[str, ...]
+    kept: Measurement | None = None
 
     @property
     def taken(self) -> tuple[int, ...]:
@@ -74,10 +78,17 @@ class Soup:
             "base": self.base_name,
             "figure": self.figure,
             "runs": [
-                {"run": self.names[each.run], "alone": each.alone, "together": each.together, "taken": each.taken}
+                {
+                    "run": self.names[each.run],
+                    "alone": each.alone,
+                    "together": each.together,
+                    "kept": each.kept,
+                    "taken": each.taken,
+                }
                 for each in self.tasted
             ],
             "soup": None if self.measured is None else self.measured.to_json(),
+            "kept": None if self.kept is None else self.kept.to_json(),
             "notes": list(self.notes),
         }
 
@@ -113,12 +124,25 @@ def cook(
         InputError: there is nothing to measure on, which only `uniform` can do without.
     """
     everything = tuple(range(len(pot.names)))
+    watched, said = _watched(pot)
+    keeping = 0 if watched is None else batches_of(watched, compute) * (len(everything) + 1)
     if data is None and recipe == "uniform" and (odd := _other_validation(pot)):
+        compute = replace(compute, tick=watch(keeping))
         tasted = tuple(Tasted(number, None, None, True) for number in everything)
-        return Soup(recipe, pot.names, pot.base_name, None, tasted, None, (f"nothing was measured: {odd}",))
-    rows, notes = _held_out(pot, data)
-    trials = len(everything) - 1 if recipe == "greedy" else 1
-    compute = replace(compute, tick=watch(batches_of(rows, compute) * (len(everything) + trials)))
+        found = Soup(recipe, pot.names, pot.base_name, None, tasted, None, (f"nothing was measured: {odd}", *said))
+    else:
+        rows, notes = _held_out(pot, data)
+        trials = len(everything) - 1 if recipe == "greedy" else 1
+        compute = replace(compute, tick=watch(batches_of(rows, compute) * (len(everything) + trials) + keeping))
+        found = _choose(pot, rows, (*notes, *said), recipe, compute)
+    return found if watched is None else _with_kept(pot, found, watched, compute)
+
+
+def _choose(
+    pot: Pot, rows: Rows, notes: tuple[str, ...], recipe: Literal["greedy", "uniform"], compute: Compute
+) -> Soup:
+    """The soup by what was measured on rows."""
+    everything = tuple(range(len(pot.names)))
     alone = _measure(pot, rows, [(number,) for number in everything], compute)
     figure = _figure(pot, alone[0])
     values = [found.figures()[figure] for found in alone]
@@ -164,15 +188,43 @@ def greedy(order: Sequence[int], value_of: Callable[[tuple[int, ...]], float], *
     return tuple(tasted)
 
 
-def _measure(pot: Pot, rows: Rows, soups: Sequence[tuple[int, ...]], compute: Compute) -> tuple[Measurement, ...]:
+def _watched(pot: Pot) -> tuple[Rows | None, tuple[str, ...]]:
+    """What all the runs watch for forgetting, if they do, and what to say of it (P62)."""
+    config = pot.checkpoints[0].config
+    if any(other.config.evaluate.keep != config.evaluate.keep for other in pot.checkpoints[1:]):
+        return None, ("what is kept is not measured: the runs have different evaluate.keep",)
+    return (None, ()) if config.evaluate.keep is None else keep_rows(config, config.evaluate.keep)
+
+
+def _with_kept(pot: Pot, soup: Soup, rows: Rows, compute: Compute) -> Soup:
+    """The same with what each run alone, and the soup, keep of what the base knew."""
+    asked = pot.checkpoints[0].config.evaluate
+    templates = asked.keep_templates or pot.saved.templates
+    *alone, kept = _measure(
+        pot, rows, [*((each.run,) for each in soup.tasted), soup.taken], compute, kept_with=templates
+    )
+    figure = headline(kept.figures())
+    pairs = zip(soup.tasted, alone, strict=True)
+    return replace(soup, tasted=tuple(replace(each, kept=found.figures()[figure]) for each, found in pairs), kept=kept)
+
+
+def _measure(
+    pot: Pot,
+    rows: Rows,
+    soups: Sequence[tuple[int, ...]],
+    compute: Compute,
+    *,
+    kept_with: Sequence[str] | None = None,
+) -> tuple[Measurement, ...]:
+    """Figures of each average; of what is kept with templates of its own, and never by the classifier."""
     saved = pot.saved
     variants = Variants(saved.clip, pot.varying, len(soups), lambda number: pot.put(soups[number]))
     if len(soups) == 1:  # reading weights takes its time: once is enough
         pot.put(soups[0])
         variants = replace(variants, put=lambda number: None)
-    answered = rows.labels is not None and rows.classes == saved.classes
+    answered = kept_with is None and rows.labels is not None and rows.classes == saved.classes
     pooled = saved.state["features"] == "pooled"
-    return sweep(variants, rows, saved.templates, compute, by_classifier=answered, pooled=pooled)
+    return sweep(variants, rows, kept_with or saved.templates, compute, by_classifier=answered, pooled=pooled)
 
 
 def _figure(pot: Pot, measured: Measurement) -> str:

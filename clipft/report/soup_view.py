@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from clipft.evaluate.measure import headline
 from clipft.evaluate.soup import Soup
 from clipft.report.evaluation_table import measured_on
 from clipft.report.metric_words import WORDS
@@ -28,13 +29,16 @@ def _facts(soup: Soup) -> Table:
     if soup.measured is not None and soup.figure is not None:
         grid.add_row("data", Text(soup.measured.data))
         grid.add_row("", Text(f"{WORDS[soup.figure]} · {measured_on(soup.measured)}"))
+    if soup.kept is not None:
+        grid.add_row("kept", Text(soup.kept.data))
+        grid.add_row("", Text(f"{WORDS[headline(soup.kept.figures())]} · {measured_on(soup.kept)}"))
     return grid
 
 
 def _table(soup: Soup) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("run", overflow="fold")
-    for heading in ("alone", "soup with it"):
+    for heading in ("alone", "soup with it", *(("kept alone",) if soup.kept is not None else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in soup.tasted:
@@ -43,6 +47,7 @@ def _table(soup: Soup) -> Table:
             Text(soup.names[each.run], style=style),
             _number(each.alone),
             _number(each.together),
+            *((_number(each.kept),) if soup.kept is not None else ()),
             Text("taken" if each.taken else "left out", style=style),
         )
     return table
@@ -57,6 +62,10 @@ def _remarks(soup: Soup) -> Table:
             best = "the best run alone, since any other makes it worse"
         grid.add_row("result", f"{WORDS[soup.figure]} {value:.3f}: {best}")
         add_faults_and_notes(grid, soup.measured.faults, ())
+    if soup.kept is not None:
+        value = soup.kept.figures()[headline(soup.kept.figures())]
+        grid.add_row("kept", f"{value:.3f}: the best run alone {_number(soup.tasted[0].kept)}")
+        add_faults_and_notes(grid, soup.kept.faults, ())
     add_faults_and_notes(grid, (), soup.notes)
     return grid
 

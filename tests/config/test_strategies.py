@@ -180,7 +180,9 @@ def test_a_classifier_stands_beside_what_trains_all_the_same(config: str) -> Non
 
 def test_projections_are_nothing_to_a_linear_probe_on_pooled_features() -> None:
     probe = {"name": "linear_probe", "features": "pooled"}
-    with pytest.raises(ValueError, match=r"heads trains the projections, .* write \{name: linear_probe, features: proj"):
+    with pytest.raises(
+        ValueError, match=r"heads trains the projections, .* write \{name: linear_probe, features: proj"
+    ):
         keys(["heads", probe])
     assert keys(["last_layers", probe])["model.image.freeze_layers"] == "depth - 2"
 

@@ -166,6 +166,33 @@ def test_runs_with_other_validation_rows_need_data(make_run: Any, tiny_native: P
     assert any("no held-out figures" in note for note in trained.notes)
 
 
+def test_what_is_kept_stands_in_the_table(train_colours: Any, tiny_native: Path, tiny_photos: Path) -> None:
+    """P62: of each run alone and of the soup, with the prompts that are its own."""
+    watched = {"keep": {"folder": str(tiny_photos)}, "keep_templates": ["a scan of {}"]}
+    runs = [
+        str(train_colours(tiny_native, evaluate=watched, train={"epochs": 1}, optim={"lr": lr, "warmup": 1}))
+        for lr in (1e-3, 5e-3)
+    ]
+    found = cook(open_pot(runs, None, CPU), None, recipe="greedy", compute=COMPUTE)
+    for each in found.tasted:
+        alone = evaluate_target(runs[each.run], None, device=CPU, workers=0, with_base=False).kept_tuned
+        assert alone is not None
+        assert each.kept == alone.metrics["zero_shot_top1"]
+    assert found.kept is not None
+    assert found.kept.data == "folder " + str(tiny_photos)
+    if len(found.taken) == 1:
+        assert found.kept.metrics["zero_shot_top1"] == found.tasted[0].kept
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(soup_view(found))
+    assert "kept alone" in capture.get()
+    assert f"kept    {found.kept.metrics['zero_shot_top1']:.3f}: the best run alone" in capture.get()
+    other = train_colours(tiny_native, train={"epochs": 1})
+    without = cook(open_pot([runs[0], str(other)], None, CPU), None, recipe="uniform", compute=COMPUTE)
+    assert without.kept is None
+    assert any("the runs have different evaluate.keep" in note for note in without.notes)
+
+
 def test_the_table_fits_80_columns(three_runs: tuple[Path, ...]) -> None:
     for recipe in ("greedy", "uniform"):
         found: Soup = cook(open_pot(names(three_runs), None, CPU), None, recipe=recipe, compute=COMPUTE)
