@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipft.config.schema import Config
 from clipft.data.batches import Batch
 from clipft.model.standstill import set_modes
-from clipft.train.prepare import Prepared, prepare, report_plan
+from clipft.train.plan_report import report_plan
+from clipft.train.prepare import Prepared, prepare
 from clipft.train.start import Started, start
 
 WAYS = ("full", "last 2", "heads")

@@ -99,7 +99,7 @@ def freeze_report(
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report
     from clipft.report.strategy_view import print_strategy, strategy_lines
-    from clipft.train.prepare import report_plans
+    from clipft.train.plan_report import report_plans
 
     with loaded.places():
         reports = report_plans(loaded.config, with_cost=as_json or not every)

@@ -19,11 +19,12 @@ from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average
 from clipft.train.base import Base, base_of
+from clipft.train.loss_section import class_weights, classifier_for
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip, ZeroShot
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
-from clipft.train.prepare import Prepared, class_weights, classifier_for
+from clipft.train.prepare import Prepared
 from clipft.train.pulls import Regularizer, regularizer
 from clipft.train.step import Stepper
 

@@ -14,7 +14,7 @@ from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
 from clipft.config.schema import LossConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import build
-from clipft.train.prepare import resolve_loss
+from clipft.train.loss_section import resolve_loss
 
 
 @pytest.fixture

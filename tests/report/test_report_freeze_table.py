@@ -25,7 +25,7 @@ from clipft.model.plan import Plan
 from clipft.model.towers import towers_of
 from clipft.report.amounts import counted, in_bytes, in_flops, share
 from clipft.report.freeze_table import print_every_parameter, print_freeze_report, rate, shape_words
-from clipft.train.prepare import report_plan
+from clipft.train.plan_report import report_plan
 
 VIT_B_32 = """\
 ViT-B-32 · laion2b_s34b_b79k · 151,277,313 parameters

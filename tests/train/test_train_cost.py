@@ -18,8 +18,9 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.train.cost import StepShape, step_cost
+from clipft.train.plan_report import report_plan, step_shape
 from clipft.train.precision import Precision, expected
-from clipft.train.prepare import plan_of, report_plan, step_shape
+from clipft.train.prepare import plan_of
 
 FROZEN = {"freeze_backbone": True}
 HEADS = {"image": FROZEN, "text": FROZEN}

@@ -8,7 +8,8 @@ from train_runs import Write, go, lines, said, view, weights
 from clipft.config.load import load_config
 from clipft.errors import ConfigError, InputError
 from clipft.train.losses import Features, Targets, ZeroShot
-from clipft.train.prepare import prepare, report_plan
+from clipft.train.plan_report import report_plan
+from clipft.train.prepare import prepare
 
 
 def test_it_is_the_cross_entropy_of_scaled_cosines() -> None:

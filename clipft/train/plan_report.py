@@ -1,0 +1,111 @@
+"""A plan without its run, made without weights, as `freeze-report`, `inspect` and `init` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from clipft.config.schema import Config
+from clipft.config.stages import stage_configs
+from clipft.data.shots import shots_in_words
+from clipft.data.sources import read_source
+from clipft.errors import InputError
+from clipft.model.build import MetaModel, build_meta
+from clipft.model.cost import Cost
+from clipft.model.plan import Plan
+from clipft.train.cost import StepShape, step_cost
+from clipft.train.loss_section import resolve_loss
+from clipft.train.precision import expected
+from clipft.train.prepare import check_pooled, plan_of, stage_named
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan without its run, for `clipft freeze-report` and `inspect`.
+
+    Args:
+        meta: the model that the plan is for.
+        base: where the weights would come from.
+        notes: what the plan could not know.
+        cost: of a step; None where it was not asked for.
+    """
+
+    meta: MetaModel
+    plan: Plan
+    base: str
+    notes: tuple[str, ...] = ()
+    cost: Cost | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `freeze-report --json` prints."""
+        return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
+
+
+def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
+    """The plan of each stage without weights; see `report_plan`."""
+    reports = []
+    for number, own in enumerate(stage_configs(config)):
+        with stage_named(config, number):
+            reports.append(report_plan(own, with_cost=with_cost))
+    first = reports[0]
+    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
+    return tuple(reports)
+
+
+def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
+    """What bears on the plans and is not in them, without reading a row."""
+    if config.data.draw is not None:
+        yield f"data.shots: {shots_in_words(config.data.draw)}"
+    if len(reports) == 1 and reports[0].plan.only_scale:
+        yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
+
+
+def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
+    """The plan of one stage without weights; the data is asked only for its classes, and only by a classifier.
+
+    Args:
+        with_cost: count what a step costs, which takes a second or more.
+
+    Raises:
+        InputError: a model, or keys for it, that `prepare` refuses too.
+    """
+    meta = build_meta(config.model)
+    loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    prompt = config.model.text.prompt
+    own_vectors = prompt is not None and prompt.class_specific
+    classes: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    if loss in ("classifier", "zero_shot") or own_vectors:
+        try:
+            classes = read_source(config.data.train, config.data.class_names, "data.train").classes
+        except InputError as error:
+            sizes = {"classifier": "the classifier's size", "zero_shot": "the cost of a step"}
+            what = sizes.get(loss, "the number of prompt vectors")
+            unread = (f"{what} is not known, since the classes cannot be read: {error}",)
+        else:
+            meta = build_meta(config.model, classes=classes) if own_vectors else meta
+    check_pooled(meta)
+    notes = (*meta.resized, *unread)
+    plan = plan_of(config, meta, loss, classes)
+    if not with_cost or (loss == "zero_shot" and not classes):
+        return PlanReport(meta, plan, meta.base, notes)
+    shape = step_shape(config, loss, len(classes))
+    cost = step_cost(meta, plan, shape)
+    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
+
+
+def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:
+    """What of a config a step's cost hangs on; `classes` is how many there are, where the loss is about all of them."""
+    train = config.train
+    device, precision = expected(train.device, train.precision)
+    return StepShape(
+        loss=loss,
+        batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch_size,
+        precision=precision,
+        pooled=config.loss.features == "pooled",
+        optimizer=config.optim.name,
+        device=device,
+        texts=classes * len(config.data.templates) if loss == "zero_shot" else None,
+    )
