@@ -44,7 +44,7 @@ def train(
 def _train(loaded: Loaded, name: str, *, resume: bool, dry_run: bool) -> None:
     from clipft.report.console import talk
     from clipft.report.train_view import TrainView
-    from clipft.train.run import dry_run as rehearse
+    from clipft.train.rehearsal import dry_run as rehearse
     from clipft.train.run import train as run
 
     view = TrainView(talk())

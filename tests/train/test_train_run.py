@@ -17,7 +17,7 @@ from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint, verify
 from clipft.model.saved import load_saved
 from clipft.train.checkpoint import committed
-from clipft.train.run import dry_run
+from clipft.train.rehearsal import dry_run
 
 
 def test_a_run_learns_and_records_itself(write: Write) -> None:
