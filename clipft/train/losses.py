@@ -150,9 +150,9 @@ class ZeroShot:
     Args:
         texts: the prompts of class 0, of class 1 and so on, the same number of each.
         classes: C, how many classes there are to choose from.
-        columns: (all classes,) which of these a label is; -1 for one that does not train.
+        columns: (all classes,) which of these a label is, on the features' device; -1 for one that does not train.
         label_smoothing: share of the target spread over all classes.
-        weights: (C,) weight of each class, or None.
+        weights: (C,) weight of each class, on the features' device, or None.
     """
 
     logit_scale: nn.Parameter
@@ -169,9 +169,8 @@ class ZeroShot:
         prompts = features.text.unflatten(0, (self.classes, -1))  # (C, T, D)
         embeddings = F.normalize(prompts.mean(dim=1), dim=-1)  # (C, D)
         logits = self.logit_scale.exp() * features.image @ embeddings.T  # (B, C)
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        labels = self.columns.to(logits.device)[targets.labels]
-        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
+        labels = self.columns[targets.labels]
+        return F.cross_entropy(logits, labels, weight=self.weights, label_smoothing=self.label_smoothing)
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
@@ -185,7 +184,7 @@ class Classify:
     Args:
         classifier: the head.
         label_smoothing: share of the target spread over all classes.
-        weights: (C,) weight of each class, or None.
+        weights: (C,) weight of each class, on the features' device, or None.
     """
 
     classifier: Classifier
@@ -197,8 +196,7 @@ class Classify:
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
         logits = self.classifier(features.image)  # (B, C)
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits, targets.labels, weight=weights, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, targets.labels, weight=self.weights, label_smoothing=self.label_smoothing)
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
