@@ -29,6 +29,7 @@ from clipft.train.losses import Features, Targets, ZeroShot
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
+from clipft.train.unreadable import tell_unreadable
 
 
 @dataclass
@@ -168,7 +169,9 @@ class Evaluations:
                 watch=self.view.watch,
             )
         set_modes(started.clip.model, self.prepared.plan, training=True)
-        self._name_unreadable(measurement, len(rows))
+        tell_unreadable(
+            measurement.faults, measurement.data, len(rows), config.data.max_bad_fraction, self.view, self._named
+        )
         return measurement
 
     def _check_collapse(self, measurement: Measurement) -> None:
@@ -184,20 +187,6 @@ class Evaluations:
         sound = [kept for kept in committed(self.run) if kept.step <= self._latest_step] if self.run else []
         rates = sorted({group["peak"] for group in self.started.stepper.optimizer.param_groups}, reverse=True)
         raise ClipftError(end_of_collapse(what, rates, sound[-1] if sound else None))
-
-    def _name_unreadable(self, measurement: Measurement, rows: int) -> None:
-        """Name each unreadable image to measure on once; too many of them end the run (P3)."""
-        for fault in measurement.faults:
-            if fault.path not in self._named:
-                self._named.add(fault.path)
-                self.view.warn(f"{fault}; it is not measured")
-        limit = self.prepared.config.data.max_bad_fraction
-        if len(measurement.faults) > limit * rows:
-            raise InputError(
-                f"{len(measurement.faults)} of {rows} images of {measurement.data}, which is measured on, cannot be "
-                f"decoded, more than the {limit:.2%} of data.max_bad_fraction; the first is {measurement.faults[0]}. "
-                "Mend or remove them"
-            )
 
     def _write(self, measurement: Measurement, *, keep: bool = False) -> None:
         where = {"stage": self.prepared.stage.number, "epoch": self.epoch, "step": self.progress.step}
