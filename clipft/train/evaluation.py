@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,11 @@ from clipft.train.unreadable import tell_unreadable
 @dataclass
 class Evaluations:
     """Measures a run on its validation rows, and on those to watch for forgetting.
+
+    The figure `loss` is what training minimises, label smoothing and class weights included, less what
+    `train.regularize` adds: under contrastive and siglip over batches of the training size, under classifier and
+    zero_shot among the classes that train. Novel classes and their rows have no part in a zero_shot loss; `nll` is the
+    plain one over all classes.
 
     Args:
         rows: the validation rows.
@@ -139,10 +144,7 @@ class Evaluations:
     def _measure(self) -> tuple[Measurement, Measurement | None]:
         """Measure both sources and log what was found."""
         data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
-        asks_all = isinstance(self.started.objective, ZeroShot)  # whose loss on all rows is `nll`
-        found = self._on(self.rows, data.templates, loss=None if asks_all else self._loss)
-        if asks_all:
-            found = replace(found, losses={"loss": found.losses["nll"], **found.losses})
+        found = self._on(self.rows, data.templates, loss=self._loss)
         self._write(found)
         if self.keep is None:
             return found, None
@@ -153,7 +155,7 @@ class Evaluations:
     def _on(
         self, rows: Rows, templates: Sequence[str], *, loss: BatchLoss | None = None, by_classifier: bool = True
     ) -> Measurement:
-        config, started = self.prepared.config, self.started
+        config, started, objective = self.prepared.config, self.started, self.started.objective
         with started.stepper.average.in_place():
             measurement = measure(
                 started.clip,
@@ -164,6 +166,7 @@ class Evaluations:
                 device=started.device,
                 autocast=lambda: started.precision.autocast(started.device),
                 loss=loss,
+                among=objective.trained.cpu() if loss is not None and isinstance(objective, ZeroShot) else None,
                 by_classifier=by_classifier,
                 pooled=config.loss.features == "pooled",
                 watch=self.view.watch,

@@ -150,7 +150,8 @@ class ZeroShot:
     Args:
         texts: the prompts of class 0, of class 1 and so on, the same number of each.
         classes: C, how many classes there are to choose from.
-        columns: (all classes,) which of these a label is, on the features' device; -1 for one that does not train.
+        columns: (all classes,) which of these a label is, rising, on the features' device; -1 for one that does not
+            train.
         label_smoothing: share of the target spread over all classes.
         weights: (C,) weight of each class, on the features' device, or None.
     """
@@ -163,8 +164,13 @@ class ZeroShot:
     weights: Tensor | None = None
     needs_text: bool = True
 
+    @property
+    def trained(self) -> Tensor:
+        """(C,) the labels among which it asks, in the order of `texts`."""
+        return (self.columns >= 0).nonzero()[:, 0]
+
     def __call__(self, features: Features, targets: Targets) -> Tensor:
-        """The loss of a batch, a scalar; `features.text` has a row for each of `texts`."""
+        """The loss of a batch, a scalar; `features.text` has a row for each of `texts`, or for each class its mean."""
         assert features.text is not None
         prompts = features.text.unflatten(0, (self.classes, -1))  # (C, T, D)
         embeddings = F.normalize(prompts.mean(dim=1), dim=-1)  # (C, D)
