@@ -109,11 +109,22 @@ def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:
         view.warn(note)
 
 
-def disk_in_words(keeper: Keeper, prepared: Prepared) -> str:
-    """How many checkpoints of which size a run keeps, and where."""
-    keep = prepared.config.checkpoint.keep
-    count = keep.last + (1 if prepared.config.evaluate.best and keep.best else 0)
-    return f"{count} checkpoint{'s' if count > 1 else ''} of {in_bytes(keeper.bytes)} into {keeper.run}"
+def disk_in_words(keeper: Keeper, stages: Sequence[Prepared]) -> str:
+    """How many checkpoints of which size a run keeps, and where.
+
+    Args:
+        stages: all of the run's.
+    """
+    return f"{counted(_kept(stages), 'checkpoint')} of {in_bytes(keeper.bytes)} into {keeper.run}"
+
+
+def _kept(stages: Sequence[Prepared]) -> int:
+    """How many checkpoints lie there in the end, at most: no more of the last than the run writes."""
+    last = stages[-1]
+    keep, evaluate = last.config.checkpoint.keep, last.config.evaluate
+    ends = 1 if last.searches else last.stage.last_epoch
+    apart = ends > keep.last or (evaluate.every != "epoch" and not last.searches)  # the best is else one of the last
+    return min(keep.last, ends) + (1 if evaluate.best and keep.best and apart else 0)
 
 
 def resume_in_words(progress: Progress, started: Started) -> str:

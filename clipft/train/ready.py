@@ -79,7 +79,7 @@ def get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: bool
     if rows is not None:
         evaluations = Evaluations(prepared, started, progress, rows, view, log, path, prepared.keep)
     keeper = Keeper(folder.path, stages[: number + 1], started, progress, evaluations)
-    view.facts([("disk", disk_in_words(keeper, prepared))])
+    view.facts([("disk", disk_in_words(keeper, stages))])
     return Ready(prepared, stages[number + 1 :], started, progress, view, log, evaluations, keeper)
 
 
