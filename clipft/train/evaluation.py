@@ -47,7 +47,8 @@ class Evaluations:
         keep: rows to watch for forgetting; None watches none.
         on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
-        base_similarity: how alike different things are to the base.
+        first_similarity: how alike different things are before the first step; beside prompt vectors the higher of what
+            they are to the base and to the model with its vectors.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
     """
@@ -61,7 +62,7 @@ class Evaluations:
     run: Path | None = None
     keep: Rows | None = None
     base: dict[str, float] = field(default_factory=dict)
-    base_similarity: dict[str, float] = field(default_factory=dict)
+    first_similarity: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     on_best: Callable[[], None] = lambda: None
@@ -71,9 +72,13 @@ class Evaluations:
 
     def measure_base(self) -> None:
         """Epoch 0: the base's own figures, the first row of the table."""
-        with self.started.clip.without_prompts():  # the base has no vectors; those of now are drawn
+        clip = self.started.clip
+        with clip.without_prompts():  # the base has no vectors; those of now are drawn
             found, kept = self._measure()
-        self.base, self.base_similarity = _figures(found, kept), found.similarity
+        self.base, self.first_similarity = _figures(found, kept), found.similarity
+        if clip.image.prompt is not None or clip.text.prompt is not None:  # vectors alone can make all look alike
+            started = self._on(self.rows, self.prepared.config.data.templates).similarity
+            self.first_similarity = {name: max(value, started[name]) for name, value in found.similarity.items()}
         self.table_head()
         self.view.table_row("base", None, self.base)
 
@@ -178,7 +183,7 @@ class Evaluations:
         return measurement
 
     def _check_collapse(self, measurement: Measurement) -> None:
-        what = collapsed(self.base_similarity, measurement.similarity)
+        what = collapsed(self.first_similarity, measurement.similarity)
         if what is None:
             return
         clip = self.started.clip

@@ -119,7 +119,7 @@ class Keeper:
             "classifier": head if prepared.loss == "classifier" else None,
             "metrics": self.evaluations.of_step(progress.step) if self.evaluations else {},
             "base_metrics": self.evaluations.base if self.evaluations else {},
-            "base_similarity": self.evaluations.base_similarity if self.evaluations else {},
+            "first_similarity": self.evaluations.first_similarity if self.evaluations else {},
             "best_metrics": self.evaluations.best if self.evaluations else {},
             "model": {"name": clip.name, "model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg},
             "base": clip.base,
@@ -189,6 +189,6 @@ class Keeper:
         self.progress.best = None if best is None else Best(**best)
         if self.evaluations is not None:
             self.evaluations.base = state["base_metrics"]
-            self.evaluations.base_similarity = state.get("base_similarity", {})
+            self.evaluations.first_similarity = state.get("first_similarity", {})
             self.evaluations.take(state["metrics"], self.progress.step)
             self.evaluations.best = state["best_metrics"]
