@@ -14,6 +14,7 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.model.plan import Plan
+from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.loss_section import resolve_loss
 from clipft.train.precision import expected
@@ -43,11 +44,24 @@ class PlanReport:
 
 
 def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
-    """The plan of each stage without weights; see `report_plan`."""
-    reports = []
+    """The plan of each stage without weights; the data is asked only for its classes, and only where they matter.
+
+    Args:
+        with_cost: count what a step costs, which takes a second or more.
+
+    Raises:
+        InputError: a model, or keys for it, that `prepare_stages` refuses too.
+    """
+    sketches = []
     for number, own in enumerate(stage_configs(config)):
         with stage_named(config, number):
-            reports.append(report_plan(own, with_cost=with_cost))
+            sketches.append(_sketch(own))
+    reports = [sketch.report for sketch in sketches]
+    if with_cost:
+        plans = [report.plan for report in reports]
+        for number, sketch in enumerate(sketches):
+            with stage_named(config, number):
+                reports[number] = _with_cost(sketch, plans)
     first = reports[0]
     reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
     return tuple(reports)
@@ -62,14 +76,22 @@ def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
 
 
 def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
-    """The plan of one stage without weights; the data is asked only for its classes, and only by a classifier.
+    """The plan of a stage as if it were a run of its own; see `report_plans`."""
+    sketch = _sketch(config)
+    return _with_cost(sketch, [sketch.report.plan]) if with_cost else sketch.report
 
-    Args:
-        with_cost: count what a step costs, which takes a second or more.
 
-    Raises:
-        InputError: a model, or keys for it, that `prepare` refuses too.
-    """
+@dataclass(frozen=True)
+class _Sketch:
+    """A stage's report before its cost, and what the cost hangs on."""
+
+    config: Config
+    loss: str
+    classes: tuple[str, ...]
+    report: PlanReport
+
+
+def _sketch(config: Config) -> _Sketch:
     meta = build_meta(config.model)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
     prompt = config.model.text.prompt
@@ -86,13 +108,23 @@ def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
         else:
             meta = build_meta(config.model, classes=classes) if own_vectors else meta
     check_pooled(meta)
-    notes = (*meta.resized, *unread)
     plan = plan_of(config, meta, loss, classes)
-    if not with_cost or (loss == "zero_shot" and not classes):
-        return PlanReport(meta, plan, meta.base, notes)
-    shape = step_shape(config, loss, len(classes))
-    cost = step_cost(meta, plan, shape)
-    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
+    return _Sketch(config, loss, classes, PlanReport(meta, plan, meta.base, (*meta.resized, *unread)))
+
+
+def _with_cost(sketch: _Sketch, plans: Sequence[Plan]) -> PlanReport:
+    """The report with what a step costs; without, where classes that it is about cannot be read.
+
+    Args:
+        plans: of all stages of the run.
+    """
+    config, report = sketch.config, sketch.report
+    if sketch.loss == "zero_shot" and not sketch.classes:
+        return report
+    shape = step_shape(config, sketch.loss, len(sketch.classes))
+    copies = bytes_of_copies(config.train, report.meta, report.plan, plans)
+    cost = step_cost(report.meta, report.plan, shape, copies=copies)
+    return replace(report, notes=(*report.notes, *shape.precision.notes), cost=cost)
 
 
 def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:

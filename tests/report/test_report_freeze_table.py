@@ -121,6 +121,12 @@ def test_what_a_step_costs(vit_b_32: nn.Module) -> None:
     assert report(plan, cost=cost_of(plan)) == VIT_B_32[:start] + COST + VIT_B_32[end:]
 
 
+def test_what_is_held_twice_has_a_line_of_its_own(vit_b_32: nn.Module) -> None:
+    plan = plan_of(vit_b_32)
+    text = report(plan, cost=cost_of(plan, copies=1_210_000_000))
+    assert "optimiser 1.2 GB\n          copies 1.2 GB of what trains, for train.ema or train.regularize\n" in text
+
+
 def test_what_pieces_and_training_everything_cost(vit_b_32: nn.Module) -> None:
     plan = plan_of(vit_b_32)
     everything = Flops(10**12, 2 * 10**12)
