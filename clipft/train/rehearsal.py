@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 
 from clipft.config.load import Loaded
@@ -19,7 +20,8 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     folder = choose_folder(loaded.config, name, resume=False)
     if folder.resume_from is not None:
         rehearsal = f"{folder.path} holds an unfinished run; this rehearsal begins with the base"
-        folder = replace(folder, notes=(*folder.notes[:-1], rehearsal))  # in place of "going on with"
+        # in place of "going on with"
+        folder = replace(folder, resume_from=None, damaged=(), notes=(*folder.notes[:-1], rehearsal))
     ready = get_ready(loaded, folder, view, write=False)
     prepared, stepper = ready.prepared, ready.started.stepper
     if ready.evaluations is not None:
@@ -34,12 +36,10 @@ def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
     frozen = frozen_hashes(ready.started.clip.model, prepared.plan)
     set_modes(ready.started.clip.model, prepared.plan, training=True)
     begin = time.monotonic()
-    batches = training_batches(prepared, ready.started)
-    batch = next(batches.epoch(loaded.config.train.first_epoch))
-    set_rates(stepper.optimizer, ready.started.schedule, 0)
-    stepper(batch)
-    seconds = time.monotonic() - begin
-    batches.close()
+    with closing(training_batches(prepared, ready.started)) as batches:
+        set_rates(stepper.optimizer, ready.started.schedule, 0)
+        stepper(next(batches.epoch(loaded.config.train.first_epoch)))
+        seconds = time.monotonic() - begin
     check_frozen(frozen, frozen_hashes(ready.started.clip.model, prepared.plan))
     last = (prepared, *ready.later)[-1]
     steps = last.stage.first_step + last.arithmetic.steps
