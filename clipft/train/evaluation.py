@@ -1,11 +1,10 @@
-"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping.
+"""Evaluations during a run: measured on data.val, logged, shown, and held against the signs of a collapse.
 
 Beside it evaluate.keep is watched for what is forgotten; its figures stand among the others as `keep.NAME`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from clipft.config.schema import Config
 from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.batches import resolve_workers
 from clipft.data.folders import SPLITS
 from clipft.data.rows import Rows
-from clipft.errors import ClipftError, InputError
-from clipft.evaluate.measure import KEPT, BatchLoss, Measurement, figure_names, higher_is_better, measure
+from clipft.errors import ClipftError
+from clipft.evaluate.measure import KEPT, BatchLoss, Measurement, measure
 from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import committed
 from clipft.train.health import collapsed, end_of_collapse, may_pass
-from clipft.train.loop import Best, Progress
+from clipft.train.judge import note_best, tired_of
+from clipft.train.loop import Progress
 from clipft.train.losses import Features, Targets, ZeroShot
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
@@ -103,13 +102,17 @@ class Evaluations:
         found, kept = self._measure()
         self._check_collapse(found)
         self.take(_figures(found, kept), self.progress.step)
-        best = self._note_best()
+        best = note_best(self.prepared.config.evaluate.best, self.latest, self.progress, self.epoch)
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
         self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, best=best)
         if best:
+            self.best = self.latest
             self.on_best()
-        return self._go_on()
+        tired = tired_of(self.prepared.config, self.latest, self.progress)
+        if tired is not None:
+            self.view.say(f" {tired}: the run ends here (train.early_stop)")
+        return tired is None
 
     @property
     def _ema(self) -> bool:
@@ -204,66 +207,6 @@ class Evaluations:
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))
 
-    def _note_best(self) -> bool:
-        name = self.prepared.config.evaluate.best
-        if name is None:
-            return False
-        value, best = self.latest.get(name, math.nan), self.progress.best  # an earlier stage may not measure it
-        if not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
-            return False
-        self.progress.best = Best(value, self.progress.step, self.epoch)
-        self.best = self.latest
-        return True
-
-    def _go_on(self) -> bool:
-        config = self.prepared.config
-        early = config.train.early_stop
-        if early is None:
-            return True
-        name = early.metric or config.evaluate.best
-        assert name is not None  # the schema asks for one of them
-        if name not in self.latest:  # a later stage will measure it
-            return True
-        value = self.latest[name]
-        first = self.progress.watched is None and math.isfinite(value)
-        if first or (self.progress.watched is not None and _better(name, value, self.progress.watched)):
-            self.progress.watched, self.progress.since_best = value, 0
-        else:
-            self.progress.since_best += 1
-        if self.progress.since_best < early.patience:
-            return True
-        self.view.say(
-            f" {name} has not improved for {early.patience} evaluations: the run ends here (train.early_stop)"
-        )
-        return False
-
-
-def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None) -> None:
-    """Refuse a metric that this run does not measure, before anything is computed (P59).
-
-    Args:
-        losses: of the run's stages; the last one's figures choose.
-
-    Raises:
-        InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured, or is not the same thing in
-            all stages.
-    """
-    loss = losses[-1]
-    known = figure_names(rows, classifier=loss == "classifier", loss=True)
-    if keep is not None:
-        known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
-    asked = {"evaluate.best": config.evaluate.best}
-    if config.train.early_stop is not None:
-        asked["train.early_stop.metric"] = config.train.early_stop.metric
-    for key, name in asked.items():
-        if name == "loss" and len(set(losses)) > 1:
-            raise InputError(f"{key}: loss is another one in each stage ({', '.join(losses)}); name a figure instead")
-        if name is not None and name not in known:
-            raise InputError(
-                f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "
-                f"{', '.join(known)}"
-            )
-
 
 def short_name(source: Source) -> str:
     """What a narrow column calls a source: `clothing` of folder data/clothing/test, `captions` of a captions.csv."""
@@ -284,7 +227,3 @@ def _figures(found: Measurement, kept: Measurement | None) -> dict[str, float]:
 def _spread(rows: Rows, count: int) -> Rows:
     """So many rows, evenly spread over all of them."""
     return rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=np.int64))
-
-
-def _better(name: str, value: float, than: float) -> bool:
-    return value > than if higher_is_better(name) else value < than

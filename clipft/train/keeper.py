@@ -153,9 +153,8 @@ class Keeper:
         state = checkpoint.state
         if state["data_sha256"] != self.prepared.data_sha256:
             raise InputError(
-                f"{folder}: the data has changed since (other rows, captions or classes), so the order of "
-                f"training and what "
-                "is held out would change too; put it back, or start anew with another run.dir"
+                f"{folder}: the data has changed since (other rows, captions or classes), so the order of training and "
+                "what is held out would change too; put it back, or start anew with another run.dir"
             )
         lay_over(self.started.clip.model, weights, checkpoint)
         training, stepper = read_training_state(folder), self.started.stepper

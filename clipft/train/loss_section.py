@@ -51,8 +51,8 @@ def check_rows(rows: Rows, loss: str, key: str) -> None:
         return
     if rows.labels is None:
         raise InputError(
-            f"loss.type: {loss} needs a class for each row, and {key} ({rows.name}) has captions only; name "
-            f"a label column"
+            f"loss.type: {loss} needs a class for each row, and {key} ({rows.name}) has captions only; name a "
+            "label column"
         )
     without = int((rows.labels < 0).sum())
     if without:

@@ -5,10 +5,10 @@ Rows of a batch that share a caption, a class or an image are positives of each 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -116,7 +116,7 @@ class Contrastive:
 
     def chance(self, batch_size: int) -> float:
         """ln(batch): also with spread targets, since equal logits give every text the same probability."""
-        return float(torch.tensor(float(batch_size)).log())
+        return math.log(batch_size)
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,10 @@ class Siglip:
 
     def chance(self, batch_size: int) -> float:
         """The loss of the best constant logit with one positive a row: B times the entropy of 1/B."""
-        p = 1 / batch_size
-        yes, no = torch.tensor(p), torch.tensor(1 - p)
-        return float(-(yes * yes.log() + torch.xlogy(no, no)) * batch_size)
+        yes = 1 / batch_size
+        no = 1 - yes
+        entropy = -yes * math.log(yes) - (no * math.log(no) if no else 0.0)
+        return entropy * batch_size
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class ZeroShot:
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
-        return float(torch.tensor(float(self.classes)).log())
+        return math.log(self.classes)
 
 
 @dataclass(frozen=True)
@@ -206,4 +207,4 @@ class Classify:
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
-        return float(torch.tensor(float(self.classifier.weight.shape[0])).log())
+        return math.log(len(self.classifier.weight))

@@ -11,8 +11,9 @@ from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers
 from clipft.model.runfiles import peek_state
 from clipft.report.train_view import TrainView
-from clipft.train.evaluation import Evaluations, check_metrics
+from clipft.train.evaluation import Evaluations
 from clipft.train.folder import RunFolder
+from clipft.train.judge import check_metrics
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress
 from clipft.train.metrics_log import MetricsLog, check_tensorboard

@@ -179,6 +179,5 @@ def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
     if moving:
         raise InputError(
             f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their "
-            f"statistics over pieces "
-            "are not those of the batch; leave it out, or freeze these layers"
+            "statistics over pieces are not those of the batch; leave it out, or freeze these layers"
         )
