@@ -29,7 +29,7 @@ import yaml
 
 DRAWS = (0, 1, 2)
 SHOTS = 16
-EPOCHS = {"16 shots": 10, "all": 3}
+EPOCHS = {"16 shots": 5, "all": 2}
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KEPT = "keep.image_to_text_r5"
 NATIVE_BASE = {
@@ -217,7 +217,7 @@ def config_of(way: Way, photos: str, data: str, draw: int, base: Path, place: Pa
             **shots,
         },
         "optim": {},
-        "train": {"epochs": EPOCHS[data], "batch_size": 32},
+        "train": {"epochs": EPOCHS[data], "batch_size": 16},
         "evaluate": {"every": 1_000_000, "keep": openstax(place, "test"), "keep_templates": None},
         "checkpoint": {"keep": {"last": 1}},
         "run": {"seed": draw},
