@@ -76,8 +76,8 @@ class Evaluations:
             found, kept = self._measure()
         self.base, self.first_similarity = _figures(found, kept), found.similarity
         if clip.image.prompt is not None or clip.text.prompt is not None:  # vectors alone can make all look alike
-            started = self._on(self.rows, self.prepared.config.data.templates).similarity
-            self.first_similarity = {name: max(value, started[name]) for name, value in found.similarity.items()}
+            drawn = self._on(self.rows, self.prepared.config.data.templates).similarity
+            self.first_similarity = {name: max(value, drawn[name]) for name, value in found.similarity.items()}
         self.table_head()
         self.view.table_row("base", None, self.base)
 
