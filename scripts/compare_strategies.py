@@ -1,13 +1,14 @@
 """Every strategy, and some together, on two sets of real photos: what trains, what it costs, what it reaches and keeps.
 
-    python scripts/compare_strategies.py --base BASE --data DATA --out runs/compare [--only lora --photos clothing]
-    python scripts/compare_strategies.py ... --only lora --sweep model.image.lora.rank=2,8,32
+    python scripts/compare_strategies.py --base BASE --data DATA --out runs/compare [--only heads --photos clothing]
+    python scripts/compare_strategies.py ... --only "lora, native ViT" --sweep model.image.lora.targets=[q,v],[q,k,v,o]
 
 BASE is an open_clip local-dir with weights, DATA a folder with `clothing`, `signdigits`, `openstax` and `emoji`. What
-needs a native ViT starts from a small one, trained first on openstax and emoji. Each run is the command `clipft train`
-in a process of its own, on one thread, so that its time of the processor hangs little on what else the machine does: at
-16 shots three draws, on all photos one; figures are the last epoch's, on the test split. Finished runs keep their rows
-in OUT/rows.jsonl, and the script goes on where it stopped.
+needs a native ViT starts from a small one, trained first on openstax and emoji. All but linear_probe and logit_scale
+train with one loss, each image against the prompts of all classes. Each run is the command `clipft train` in a process
+of its own, on one thread, so that its time of the processor hangs little on what else the machine does: at 16 shots
+three draws, on all photos one; figures are the last epoch's, on the test split. Finished runs keep their rows in
+OUT/rows.jsonl, and the script goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -56,7 +58,7 @@ class Way:
 
 
 def _way(name: str, strategy: Any, *, native: bool = False, **sections: Any) -> Way:
-    return Way(name, {"strategy": strategy, **sections}, native)
+    return Way(name, {"strategy": strategy, "loss": {"type": "zero_shot"}, **sections}, native)
 
 
 LAST = {"name": "last_layers", "n": 1}
@@ -67,18 +69,18 @@ WAYS = (
     _way("freeze_text", "freeze_text", optim={"lr": 1e-4}),
     _way("heads", "heads", optim={"lr_heads": 1e-3}),
     _way("last_layers", LAST, optim={"lr": 1e-4, "lr_heads": 1e-3}),
-    _way("prompt", "prompt", loss={"type": "zero_shot"}),
+    _way("prompt", "prompt"),
     _way("differential_lr", "differential_lr", optim={"lr": 1e-4}),
     _way("logit_scale", "logit_scale"),
-    _way("linear_probe", "linear_probe"),
-    _way("prompt + logit_scale", ["prompt", "logit_scale"], loss={"type": "zero_shot"}),
-    _way("prompt + last text block and norm", ["prompt", LAST_TEXT], loss={"type": "zero_shot"}),
+    _way("linear_probe", "linear_probe", loss={"type": "classifier"}),
+    _way("prompt + logit_scale", ["prompt", "logit_scale"]),
+    _way("prompt + last text block and norm", ["prompt", LAST_TEXT]),
     _way("heads + last_layers", ["heads", LAST], optim={"lr": 1e-4, "lr_heads": 1e-3}),
     _way("differential_lr + last_layers", ["differential_lr", LAST], optim={"lr": 1e-4}),
-    _way("lora, text tower", {"name": "lora", "towers": ["text"]}, loss={"type": "zero_shot"}),
-    _way("adapter, text tower", {"name": "adapter", "towers": ["text"]}, loss={"type": "zero_shot"}),
+    _way("lora, text tower", {"name": "lora", "towers": ["text"]}),
+    _way("adapter, text tower", {"name": "adapter", "towers": ["text"]}),
     *(
-        _way(f"{name}, native ViT", strategy, native=True, loss={"type": "zero_shot"})
+        _way(f"{name}, native ViT", strategy, native=True)
         for name, strategy in {
             "full": "full",
             "heads": "heads",
@@ -158,14 +160,26 @@ def main() -> int:
 
 def runs(ways: Iterable[Way], options: argparse.Namespace) -> Iterable[tuple[Way, str, str, str, int]]:
     """Each run that is wanted; one draw of all photos."""
-    key, _, values = (options.sweep or "").partition("=")
-    settings = [f"{key}={value}" for value in values.split(",")] if key else [""]
+    settings = sweep_settings(options.sweep) if options.sweep else [""]
     for photos in options.photos or ("clothing", "signdigits"):
         for data in options.sets or EPOCHS:
             for way in ways:
                 for setting in settings:
                     for draw in DRAWS if data != "all" else DRAWS[:1]:
                         yield way, setting, photos, data, draw
+
+
+def sweep_settings(sweep: str) -> list[str]:
+    """KEY=A,B as KEY=A and KEY=B; commas inside brackets part nothing."""
+    key, _, values = sweep.partition("=")
+    depth, pieces = 0, [""]
+    for character in values:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += character
+    return [f"{key}={piece}" for piece in pieces]
 
 
 def run(way: Way, setting: str, photos: str, data: str, draw: int, text: str, options: argparse.Namespace) -> Row:
@@ -175,6 +189,8 @@ def run(way: Way, setting: str, photos: str, data: str, draw: int, text: str, op
     name = "-".join(filter(None, words)).replace(" ", "_").replace("/", "_")
     folder, config = options.out / name, options.out / f"{name}.yaml"
     config.write_text(text, encoding="utf-8")
+    if folder.exists():  # stopped half-way: its seconds would be those of the rest alone
+        shutil.rmtree(folder)
     sets = {"run.dir": folder, **dict([setting.split("=", 1)] if setting else [])}
     seconds, memory = train(config, sets, options.out / f"{name}.log")
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))

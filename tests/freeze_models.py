@@ -10,7 +10,8 @@ import open_clip
 import torch
 from torch import nn
 
-from clipft.config.schema import ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.towers import towers_of

@@ -11,8 +11,9 @@ from clipft.advise.base import BATCH, Base, Machine, choose_base, named_base
 from clipft.advise.class_names import Wording, wording
 from clipft.advise.rules import Depths, Goal, Way, batch_size, ways
 from clipft.advise.write import Step, Written, write
+from clipft.config.data_schema import DataConfig
 from clipft.config.load import load_config
-from clipft.config.schema import Config, DataConfig, ModelConfig
+from clipft.config.schema import Config, ModelConfig
 from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.captions import CaptionReport, caption_report
 from clipft.data.guess import Guess, guess_sources

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clipft.cli import looking, mixing, starting, training, using
+from clipft.cli import looking, measuring, mixing, starting, training, using
 from clipft.cli.app import app, main
 
 __all__ = ["app", "main"]
@@ -20,8 +20,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     looking.inspect,
     looking.models,
     looking.schema,
-    using.evaluate,
-    using.embed,
+    measuring.evaluate,
+    measuring.embed,
     using.predict,
     using.export,
     mixing.interpolate,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipft.cli.options import Overrides, Precision
+from clipft.cli.options import AsJson, Overrides, Precision
 from clipft.errors import InputError
 from clipft.report.topic_names import TOPICS
 
@@ -54,9 +56,6 @@ def inspect(
 
     Example: clipft inspect --model ViT-B-32 --walkthrough
     """
-    import json
-    from contextlib import nullcontext
-
     from clipft.config.load import load_config
     from clipft.config.schema import ModelConfig
     from clipft.report.inspect_options import Asked
@@ -120,9 +119,6 @@ def inspect(
 
 
 def _show_prompts(run: Path, *, as_json: bool) -> None:
-    import json
-    from dataclasses import asdict
-
     from clipft.model.describe import describe
     from clipft.model.prompt_words import nearest_words, prompt_example
     from clipft.model.saved import load_saved
@@ -161,25 +157,23 @@ def _naming(option: str) -> Iterator[None]:
 
 def models(
     words: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="FILTER", help="A part of a name or tag, such as SigLIP, ViT-B or laion2b."),
     ] = None,
     fits: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--fits", metavar="SIZE", help="Show what trains in this much memory, such as 8GB."),
     ] = None,
     precision: Annotated[
-        Optional[Precision],  # noqa: UP045
+        Precision | None,
         typer.Option("--precision", help="With --fits: what a step computes in; auto is bf16."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List open_clip's architectures and pretrained tags: size, cost, zero-shot accuracy.
 
     Example: clipft models SigLIP
     """
-    import json
-
     from clipft.model.catalogue import catalogue
     from clipft.report.amounts import read_bytes
     from clipft.report.console import result
@@ -195,7 +189,7 @@ def models(
         else:
             print_models(found, result(), with_tags=words is not None)
         return
-    kind = "fp32" if precision is Precision.fp32 else "bf16"  # fp16 takes as many bytes
+    kind = "fp32" if precision == "fp32" else "bf16"  # fp16 takes as many bytes
     fitting = found.fitting(size, kind)
     if as_json:
         typer.echo(json.dumps({"bytes": size, "precision": kind, "fits": [fit.to_json() for fit in fitting]}, indent=1))

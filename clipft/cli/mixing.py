@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Precision, Which
+from clipft.cli.compute import choose_compute
+from clipft.cli.options import BatchSize, ComputeIn, Data, Device, Force, RunName, Which
 from clipft.errors import InputError
 
 if TYPE_CHECKING:
     from clipft.export import Written
 
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")]
-
 _MOST = 1001  # points of a curve
 
 
 def interpolate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")],
+    run: RunName,
     alpha: Annotated[
         str,
         typer.Option(
@@ -27,11 +27,11 @@ def interpolate(
         ),
     ] = "0:1:0.1",
     data: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--data", metavar="SOURCE", help="As for evaluate; the run's data.val if left out. Repeatable."),
     ] = None,
     choose: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--choose", metavar="ALPHA|FIGURE", help="An alpha, or the figure whose mean chooses one."),
     ] = None,
     out: Annotated[
@@ -42,7 +42,7 @@ def interpolate(
     force: Force = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Mix a run's weights with its base's, and find how much of the tuning is best.
@@ -51,8 +51,6 @@ def interpolate(
 
     Example: clipft interpolate runs/handclip --data folder:my/val --data folder:other --out handclip-model
     """
-    import json
-
     from clipft.data.sources import parse_data_option
     from clipft.embed.outfile import check_out, write_whole
 
@@ -65,21 +63,18 @@ def interpolate(
     from clipft.evaluate.interpolate import open_between
     from clipft.evaluate.sweep import Compute
     from clipft.export.write import export_model, refuse_to_overwrite
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.export_view import export_view
     from clipft.report.interpolate_curve import write_curve
     from clipft.report.interpolate_view import interpolation_view
     from clipft.report.progress import show_steps
-    from clipft.train.precision import choose_device, choose_precision
 
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         refuse_to_overwrite(folder, force)
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
-    between = open_between(run, which.value if which else None, device=place, autocast=lambda: chosen.autocast(place))
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    chosen = choose_compute(device, precision)
+    between = open_between(run, which, device=chosen.device, autocast=chosen.autocast)
+    compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = run_through(between, alphas, sources, compute=compute, choose=chooser, watch=watch)
     console = result()
@@ -112,7 +107,7 @@ def soup(
     force: Force = False,
     batch_size: BatchSize = 64,
     device: Device = "auto",
-    precision: ComputeIn = Precision.auto,
+    precision: ComputeIn = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what was tried as JSON.")] = False,
 ) -> None:
     """Average the weights of several runs of one base (Model soups).
@@ -121,8 +116,6 @@ def soup(
 
     Example: clipft soup runs/a runs/b runs/c --data folder:my/val --out soup-model
     """
-    import json
-
     from clipft.data.sources import parse_data_option
 
     source = None if data is None else parse_data_option(data)
@@ -131,19 +124,16 @@ def soup(
     from clipft.evaluate.soup import cook, serve
     from clipft.evaluate.sweep import Compute
     from clipft.export.write import export_model, refuse_to_overwrite
-    from clipft.report.console import result, say
+    from clipft.report.console import result
     from clipft.report.export_view import export_view
     from clipft.report.progress import show_steps
     from clipft.report.soup_view import soup_view
-    from clipft.train.precision import choose_device, choose_precision
 
     folder = Path(out).expanduser()
     refuse_to_overwrite(folder, force)
-    place = choose_device(device, "--device")
-    chosen = choose_precision(precision.value, place, "--precision")
-    say(chosen.notes)
-    pot = open_pot(runs, which.value if which else None, place)
-    compute = Compute(place, lambda: chosen.autocast(place), batch_size)
+    chosen = choose_compute(device, precision)
+    pot = open_pot(runs, which, chosen.device)
+    compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
         found = cook(pot, source, recipe="greedy" if greedy else "uniform", compute=compute, watch=watch)
     console = result()

@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal
 
 import typer
 
-
-class Checkpoint(Enum):
-    """Which checkpoint of a run."""
-
-    best = "best"
-    last = "last"
-
-
-class Precision(Enum):
-    """What to compute in."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Layout(Enum):
-    """How to write a model."""
-
-    open_clip = "open_clip"
-    pt = "pt"
-    hf = "hf"
-
-
-class MapMethod(Enum):
-    """How to lay out a map."""
-
-    auto = "auto"
-    pca = "pca"
-    tsne = "tsne"
-    umap = "umap"
-
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Layout = Literal["open_clip", "pt", "hf"]
+MapMethod = Literal["auto", "pca", "tsne", "umap"]
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file; `clipft schema` lists its keys.")]
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads this form in every Python
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config, such as optim.lr=3e-5. Repeatable."),
 ]
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run or a checkpoint.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier export there.")]
 
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images encoded at once.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--data",
         metavar="SOURCE",
@@ -59,12 +32,12 @@ Data = Annotated[
     ),
 ]
 Which = Annotated[
-    Optional[Checkpoint],  # noqa: UP045
+    Literal["best", "last"] | None,
     typer.Option("--which", help="A run's best or last checkpoint; the best where the run chose one."),
 ]
 ComputeIn = Annotated[Precision, typer.Option("--precision", help="auto is bf16 where the hardware has it, else fp32.")]
 Adapter = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         "--adapter",
         metavar="FILE",

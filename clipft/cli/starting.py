@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,35 +14,28 @@ from clipft.errors import InputError
 if TYPE_CHECKING:
     from clipft.config.schema import Config
 
-Task = Literal["classify", "retrieve"]
-
-
-class Goal(Enum):
-    """What the model is for."""
-
-    classify = "classify"
-    retrieve = "retrieve"
+Goal = Literal["classify", "retrieve"]
 
 
 def init(
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--data", metavar="SOURCE", help="A folder or table; folder:DIR, table:FILE, sidecar:DIR too."),
     ] = None,
     goal: Annotated[
-        Optional[Goal],  # noqa: UP045
+        Goal | None,
         typer.Option("--goal", help="Name what images show, or find them by text; without, by what the data have."),
     ] = None,
     model: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--model", metavar="NAME", help="An open_clip architecture, local-dir:PATH or hf-hub:NAME."),
     ] = None,
     pretrained: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--pretrained", metavar="TAG|FILE|RUN", help="Its weights; without, the best known."),
     ] = None,
     old: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--from", metavar="OLD", help="In place of --data: an older config, to write in today's keys."),
     ] = None,
 ) -> None:
@@ -64,11 +56,10 @@ def init(
         raise InputError("--data: name a folder of images or a table; or an older config with --from")
     if pretrained is not None and model is None:
         raise InputError("--pretrained: are weights of a model; name it with --model")
-    task: Task | None = None if goal is None else "classify" if goal is Goal.classify else "retrieve"
-    typer.echo(_first_config(data, task, model, pretrained), nl=False)
+    typer.echo(_first_config(data, goal, model, pretrained), nl=False)
 
 
-def _first_config(data: str, goal: Task | None, model: str | None, pretrained: str | None) -> str:
+def _first_config(data: str, goal: Goal | None, model: str | None, pretrained: str | None) -> str:
     from clipft.advise.base import Machine
     from clipft.advise.draft import draft, look_at
     from clipft.report.console import say

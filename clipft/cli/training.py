@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,9 +94,6 @@ def freeze_report(
     from clipft.config.load import load_config
 
     loaded = load_config(config, overrides or (), need_data=False)
-
-    import json
-    from dataclasses import asdict
 
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report

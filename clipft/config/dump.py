@@ -36,6 +36,8 @@ def dump_config(config: Config) -> str:
     """The whole config as YAML that loads to an equal one, but for `run.dir`: the same file can be run again."""
     values = config.model_dump(mode="json")
     values["run"]["dir"] = None
+    if config.stages:  # which say it themselves
+        del values["train"]["epochs"]
     return dump_yaml(values)
 
 
@@ -63,7 +65,7 @@ def json_schema() -> str:
 
 
 def _one_line(schema: Any) -> Any:
-    """`schema` with every description on one line, whatever the wrapping in schema.py."""
+    """`schema` with every description on one line, whatever the wrapping of its docstring."""
     if isinstance(schema, list):
         return [_one_line(part) for part in schema]
     if not isinstance(schema, dict):

@@ -21,7 +21,7 @@ from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
 from clipft.config.strategies import StrategyKey, keys_for
 from clipft.config.strategy_schema import STRATEGIES, Strategies, Strategy
-from clipft.config.vocabulary import Path as KeyPath
+from clipft.config.vocabulary import KeyPath
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
 from clipft.errors import ConfigError, InputError, Problem
 

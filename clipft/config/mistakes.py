@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from clipft.config.hints import nearest
 from clipft.config.source_schema import SOURCES
-from clipft.config.vocabulary import Path, Schemas, allowed, dotted, keys_of, locate, nearest, unknown_key
+from clipft.config.vocabulary import KeyPath, Schemas, allowed, dotted, keys_of, locate, unknown_key
 from clipft.config.yaml_nodes import Node, resolve
 from clipft.errors import Problem
 
@@ -18,8 +19,8 @@ MOST = 50  # mistakes told at once
 
 def explain(error: ValidationError, tree: Node) -> list[Problem]:
     """One problem for each place that is wrong."""
-    found: dict[Path, str] = {}
-    unions: set[Path] = set()
+    found: dict[KeyPath, str] = {}
+    unions: set[KeyPath] = set()
     for item in error.errors(include_url=False)[:MOST]:
         for path, message in _sentences(item):
             found.setdefault(path, message)
@@ -31,19 +32,19 @@ def explain(error: ValidationError, tree: Node) -> list[Problem]:
     return [problem_at(tree, path, message) for path, message in found.items() if path in told] + rest
 
 
-def wrong_keys(error: ValidationError) -> list[Path]:
+def wrong_keys(error: ValidationError) -> list[KeyPath]:
     """The places that an error is about."""
     return [path for item in error.errors(include_url=False) for path, _ in _sentences(item)]
 
 
-def explain_own(error: ValidationError, tree: Node, *, but: Container[Path]) -> list[Problem]:
+def explain_own(error: ValidationError, tree: Node, *, but: Container[KeyPath]) -> list[Problem]:
     """The sentences of the schema's own validators alone, without those about a key in one of these sections."""
     own = [item for item in error.errors(include_url=False) if item["type"] == "value_error"]
     told = [(path, message) for item in own for path, message in _sentences(item)]
     return [problem_at(tree, path, message) for path, message in told if path[:-1] not in but]
 
 
-def problem_at(tree: Node, path: Path, message: str) -> Problem:
+def problem_at(tree: Node, path: KeyPath, message: str) -> Problem:
     """A problem with the line of its key, or of the section it is missing in."""
     node = tree.find(path)
     place = "--set" if node is not tree and node.line is None else ""
@@ -62,11 +63,11 @@ def show(value: Any) -> str:
     return text if len(text) <= 70 else f"{text[:67]}..."
 
 
-def _below(path: Path, section: Path) -> bool:
+def _below(path: KeyPath, section: KeyPath) -> bool:
     return len(path) > len(section) and path[: len(section)] == section
 
 
-def _sentences(item: Any) -> Iterator[tuple[Path, str]]:
+def _sentences(item: Any) -> Iterator[tuple[KeyPath, str]]:
     kind, value = item["type"], item["input"]
     if kind == "extra_forbidden":
         section, schemas = locate(item["loc"][:-1], branch=True)
@@ -85,7 +86,7 @@ def _sentences(item: Any) -> Iterator[tuple[Path, str]]:
         yield path, f"expected {allowed(schemas)}, found {show(value)}{_hint(value, schemas)}"
 
 
-def _own_sentences(path: Path, schemas: Schemas, item: Any) -> Iterator[tuple[Path, str]]:
+def _own_sentences(path: KeyPath, schemas: Schemas, item: Any) -> Iterator[tuple[KeyPath, str]]:
     """The sentences of the schema's own validators; one about a key below begins with that key."""
     for sentence in str(item["ctx"]["error"]).split("\n"):
         key = re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", sentence)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from clipft.config.mistakes import show
+from clipft.config.schema import FREEZE_KEYS
 from clipft.config.source_schema import SOURCE_PLACES, SOURCES
 from clipft.config.yaml_nodes import MAX_DEPTH, Node, UnreadableError, read_yaml
 from clipft.errors import Problem
 
-FREEZE_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
 _EMPTY = Node({}, None)
 
 

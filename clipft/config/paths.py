@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clipft.config.hints import nearest
 from clipft.config.source_schema import SOURCE_PLACES
-from clipft.config.vocabulary import nearest
 from clipft.errors import ConfigError, Problem
 
 MAX_BYTES = 1_000_000

@@ -1,9 +1,8 @@
-"""What a user may write: one class a section, one sentence a field.
+"""What a user may write: one class a section, one sentence a field; here the model, and all sections together.
 
-Sources of the defaults stand beside them; titles: FLYP (Finetune like you pretrain, CVPR 2023),
-WiSE-FT (Robust fine-tuning of zero-shot models, CVPR 2022), LIFT (Long-tail learning
-with foundation model: heavy fine-tuning hurts, ICML 2024), CLIP (Radford et al., 2021),
-CoCoOp (Conditional prompt learning for vision-language models, CVPR 2022).
+Sources of the defaults stand beside them; titles: CLIP (Radford et al., 2021), CLIPFit (Vision-Language Model
+Fine-Tuning via Simple Parameter-Efficient Modification, EMNLP 2024), BitFit (Simple Parameter-efficient Fine-tuning for
+Transformer-based Masked Language-models, ACL 2022), FT-CLIP (CLIP Itself is a Strong Fine-tuner, 2022).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from clipft.config.additions_schema import (
     AdapterConfig,
@@ -20,28 +19,20 @@ from clipft.config.additions_schema import (
     LoraConfig,
     TextPromptConfig,
 )
-from clipft.config.forgetting_schema import EmaConfig, Regularize
+from clipft.config.checkpoint_schema import CheckpointConfig
+from clipft.config.data_schema import DataConfig
+from clipft.config.evaluate_schema import EvaluateConfig
 from clipft.config.loss_schema import LossConfig
 from clipft.config.optim_schema import OptimConfig
-from clipft.config.source_schema import Source, SourceOrFraction
-from clipft.config.stage_schema import StageConfig
+from clipft.config.stage_schema import StageConfig, StageTower
 from clipft.config.strategy_schema import Strategies
-from clipft.config.values import (
-    Fraction,
-    Kinds,
-    Layers,
-    Pattern,
-    PositiveFloat,
-    Rate,
-    Section,
-    Strings,
-    Templates,
-    refuse,
-)
+from clipft.config.train_schema import TrainConfig
+from clipft.config.values import Kinds, Layers, Pattern, PositiveFloat, Rate, Section, refuse
 
 ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 
-# --- model ---------------------------------------------------------------------------------------
+FREEZE_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
+"""What of a backbone is frozen; of those that one level sets the first wins."""
 
 
 class LogitScaleConfig(Section):
@@ -102,6 +93,23 @@ class TowerConfig(Section):
     """Small networks at the end of the blocks' branches; null has none."""
     feature_adapter: FeatureAdapterConfig | None = None
     """A small network on the tower's output; null has none."""
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """The keys of the new parameters that the tower gets."""
+        keys = ("prompt", "lora", "adapter", "feature_adapter")
+        return tuple(key for key in keys if getattr(self, key, None) is not None)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether these keys let nothing of the tower train."""
+        if self.freeze_pattern is not None:
+            backbone = self.freeze_pattern == "all"
+        elif self.freeze_layers is not None:
+            backbone = self.freeze_layers == -1
+        else:
+            backbone = self.freeze_backbone is True
+        return backbone and self.projection == "freeze" and not self.new
 
 
 class ImageTowerConfig(TowerConfig):
@@ -166,145 +174,6 @@ class ModelConfig(Section):
                 yield f"{tower}.random: is for {tower}.encoder; for a named model write pretrained: null"
 
 
-# --- data ----------------------------------------------------------------------------------------
-
-
-class AugmentConfig(Section):
-    """Random changes to training images."""
-
-    crop_scale: Annotated[tuple[float, float], Field(strict=False)] | None = (0.8, 1.0)
-    """Share of the image's area a random crop keeps, [least, most]; null takes no random crop
-    (a gentle one: open_clip crops 0.9 to 1, torchvision's default is 0.08 to 1)."""
-    flip: bool = False
-    """Mirror half of the images; off, since hands, text and "on the left" have sides."""
-    color_jitter: Fraction = 0.0
-    """Strength of random brightness, contrast and saturation; 0 leaves colours alone."""
-
-    @field_validator("crop_scale")
-    @classmethod
-    def _is_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not 0 < value[0] <= value[1] <= 1:
-            raise ValueError("expected [least, most] with 0 < least <= most <= 1")
-        return value
-
-
-class ShotsConfig(Section):
-    """Few shots: how many images of each class, and which."""
-
-    per_class: PositiveInt
-    """Images to take of each class."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Another seed draws other images; run.seed changes nothing about them."""
-
-
-class DataConfig(Section):
-    """Where images, captions and labels come from."""
-
-    train: Source
-    """What to train on."""
-    val: SourceOrFraction | None = 0.1
-    """What to measure on: a source, or a fraction of train held out by image; null measures nothing."""
-    templates: Templates = ("a photo of a {}.",)
-    """Prompts that a class name is put into: one is drawn at random in training, all are averaged
-    in evaluation (CLIP, section 3.1.4)."""
-    class_names: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
-    """Folder or label name to the words for it: {"0": zero}."""
-    shots: ShotsConfig | PositiveInt | None = None
-    """Few shots: so many images of each class train, such as 16 or {per_class: 16, seed: 1}; null takes all."""
-    augment: AugmentConfig | Literal["none"] = AugmentConfig()
-    """Random changes to training images, or none."""
-    max_bad_fraction: Fraction = 0.01
-    """The run stops when more than this share of the images cannot be decoded."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that decode images; auto takes the cores less one, at most 8; 0 decodes in the training process."""
-
-    @property
-    def draw(self) -> ShotsConfig | None:
-        """The few shots in full: a number alone is the draw of seed 0."""
-        return ShotsConfig(per_class=self.shots) if isinstance(self.shots, int) else self.shots
-
-
-# --- loop ----------------------------------------------------------------------------------------
-
-
-class EarlyStopConfig(Section):
-    """When to end before the last epoch."""
-
-    metric: str | None = None
-    """The metric to watch; null takes evaluate.best."""
-    patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations without a new best before the run ends."""
-
-
-class TrainConfig(Section):
-    """How long, in which batches, on what device."""
-
-    epochs: Annotated[int, Field(ge=1)] = 10
-    """Passes over the training data (10: FLYP, WiSE-FT)."""
-    first_epoch: Annotated[int, Field(ge=0)] = 0
-    """Which epoch of order and augmentation the run begins with, where it goes on from another run's weights."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Rows a step; under a contrastive loss the other rows are the negatives (FLYP and WiSE-FT: 256 and more, on
-    several GPUs; 64 fits into one)."""
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of
-    the whole; null takes it whole."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto takes bf16 where the hardware computes it, else fp32."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    early_stop: EarlyStopConfig | None = None
-    """End when a metric no longer improves."""
-    regularize: Regularize | None = None
-    """A pull back to the base, or a list of several; null has none."""
-    ema: EmaConfig | None = None
-    """An average of the weights, which is what is measured and saved; null takes the weights themselves."""
-
-    @model_validator(mode="after")
-    def _micro_fits(self) -> TrainConfig:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
-            raise ValueError(f"micro_batch_size: {self.micro_batch_size} is more than batch_size: {self.batch_size}")
-        return self
-
-
-class EvaluateConfig(Section):
-    """When to measure, and which figure chooses the best checkpoint."""
-
-    every: Literal["epoch"] | Annotated[int, Field(ge=1)] = "epoch"
-    """When to measure: at each epoch's end, or every so many steps."""
-    best: str | None = None
-    """The metric that chooses the best checkpoint, such as zero_shot_top1; null keeps the last only."""
-    keep: Source | None = None
-    """Rows to watch for forgetting, measured beside data.val at each evaluation and at epoch 0; as a metric's name,
-    keep.image_to_text_r5."""
-    keep_templates: Templates | None = None
-    """Prompts for the class names of `keep`; null takes data.templates."""
-    novel_classes: Literal["half"] | Annotated[Strings, Field(min_length=1)] | None = None
-    """Classes that leave training and are measured apart, by name; half is the second half of them, in their order
-    (CoCoOp, section 4.1). Gives base_top1, novel_top1 and harmonic_mean."""
-
-    @model_validator(mode="after")
-    def _templates_of_something(self) -> EvaluateConfig:
-        if self.keep_templates is not None and self.keep is None:
-            raise ValueError("keep_templates: are for the class names of keep, which is null")
-        return self
-
-
-class KeepConfig(Section):
-    """Which checkpoints stay on disk."""
-
-    last: Annotated[int, Field(ge=1)] = 2
-    """How many of the newest checkpoints to keep."""
-    best: Literal[0, 1] = 1
-    """Whether to keep the best one, where evaluate.best is set."""
-
-
-class CheckpointConfig(Section):
-    """What of a run is saved."""
-
-    keep: KeepConfig = KeepConfig()
-
-
 class RunConfig(Section):
     """Where the run goes and what its chance follows from."""
 
@@ -356,7 +225,26 @@ class Config(Section):
         if self.evaluate.novel_classes is not None and any(loss.type == "classifier" for loss in losses):
             yield "evaluate.novel_classes: a classifier has no output for classes that it was not trained on"
         epochs = sum(stage.epochs for stage in self.stages)
-        if self.stages and self.train.epochs not in (epochs, TrainConfig.model_fields["epochs"].default):
-            yield f"train.epochs: {self.train.epochs}, but the stages have {epochs} together; leave it out"
+        if self.stages and "epochs" in self.train.model_fields_set and self.train.epochs != epochs:
+            found = self.train.epochs
+            yield f"train.epochs: {found}, but the stages have {epochs} together; leave it out or write {epochs}"
         if self.loss.type in ("contrastive", "siglip") and self.train.batch_size < 2:
             yield f"train.batch_size: a {self.loss.type} loss needs at least 2 rows a batch: one pair has no negatives"
+        for key in self._idle_in_text():
+            yield (
+                f"model.text.{key}: stands beside loss.type: classifier, which looks at no text, so it would not "
+                f"train; write loss.type: zero_shot, or {key} under model.image"
+            )
+
+    def _idle_in_text(self) -> tuple[str, ...]:
+        """New parameters of the text tower that no stage's loss sees, and that were not asked for beside others.
+
+        `strategy: lora` means both towers unless it is told otherwise; vectors among words are always meant.
+        """
+        losses = [stage.loss or self.loss for stage in self.stages] or [self.loss]
+        if any(loss.type != "classifier" for loss in losses):
+            return ()
+        image_moves = not self.model.image.stands_still or any(
+            stage.model.image != StageTower() for stage in self.stages
+        )
+        return tuple(key for key in self.model.text.new if key == "prompt" or not image_moves)

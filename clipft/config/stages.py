@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeVar
 
-from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import Config, ModelConfig, TowerConfig
+from clipft.config.schema import FREEZE_KEYS, Config, ModelConfig, TowerConfig
 from clipft.config.stage_schema import StageConfig, StageTower
 from clipft.config.values import Section
 

@@ -1,16 +1,16 @@
 """The strategies that a user may name, each with its options: one class a strategy, one sentence an option.
 
-What each stands for is in `strategies.py`.
+What each trains is in `strategy_shares.py`, the keys that say so in `strategies.py`.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
+from clipft.config.hints import nearest
 from clipft.config.values import PositiveFloat, Section
 
 TowerName = Literal["image", "text"]
@@ -159,7 +159,7 @@ def _as_section(item: Any) -> Any:
         item = {"name": item}
     name = item.get("name")
     if not isinstance(name, str) or name not in STRATEGIES:
-        close = get_close_matches(str(name), STRATEGIES, 1) if name is not None else []
+        close = nearest(str(name), STRATEGIES) if name is not None else []
         hint = f"; did you mean {close[0]}?" if close else f"; expected {', '.join(STRATEGIES)}"
         what = "has no name" if name is None else f"there is no strategy {str(name)[:60]!r}"
         raise ValueError(f"{what}{hint}")

@@ -1,19 +1,19 @@
 """What the schema allows, in words: the value at a place, and the key a person may have meant.
 
-All of it is read off the JSON schema, so a new key in schema.py needs nothing here.
+All of it is read off the JSON schema, so a new key needs nothing here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from clipft.config.hints import nearest, one_of
 from clipft.config.schema import Config
 from clipft.config.source_schema import SOURCES
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 Schemas = list[dict[str, Any]]
 
 # Names that other training tools have for our keys.
@@ -37,19 +37,7 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def nearest(word: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> list[str]:
-    """The known names that look most like `word`, best first; case and - for _ do not count."""
-    plain = {name.lower().replace("-", "_"): name for name in known}
-    found = get_close_matches(word[:80].lower().replace("-", "_"), plain, count, cutoff)
-    return [plain[name] for name in found]
-
-
-def one_of(words: Sequence[str]) -> str:
-    """`a, b or c`."""
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A place as a person writes it: `optim.groups[0].lr`."""
     text = ""
     for part in path:
@@ -91,7 +79,7 @@ def _inside(schemas: Schemas, part: str | int) -> Schemas:
     return []
 
 
-def locate(location: Path, *, branch: bool = False) -> tuple[Path, Schemas]:
+def locate(location: KeyPath, *, branch: bool = False) -> tuple[KeyPath, Schemas]:
     """The place a person wrote, and what is allowed there, from a pydantic location.
 
     Pydantic puts the branch of a union that it tried into the location, as if it were a key. Where the location ends
@@ -185,7 +173,7 @@ def _list(schema: dict[str, Any]) -> str:
     return "a list of " + ("texts" if items[0].get("type") == "string" else f"sections with {allowed(items)}")
 
 
-def unknown_key(path: Path, siblings: list[str]) -> str:
+def unknown_key(path: KeyPath, siblings: list[str]) -> str:
     """A sentence for a key that is not one of its section's: where it belongs, or what it may be meant for."""
     *section, last = path
     key = str(last).lower().replace("-", "_")
@@ -206,7 +194,7 @@ def unknown_key(path: Path, siblings: list[str]) -> str:
     return f"unknown key; known here: {', '.join(siblings)}"
 
 
-def _homes(key: str, section: Path) -> list[Path]:
+def _homes(key: str, section: KeyPath) -> list[KeyPath]:
     """Where `key` is known: the shallowest places, and those below the section it was written in."""
     known = [path for path in _known_paths() if path[-1] == key]
     depth = len(known[0]) if known else 0

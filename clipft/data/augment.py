@@ -11,7 +11,7 @@ from open_clip.transform import MaybeConvertMode, PreprocessCfg, image_transform
 from PIL import Image
 from torchvision.transforms import v2
 
-from clipft.config.schema import AugmentConfig
+from clipft.config.data_schema import AugmentConfig
 from clipft.data.images import as_rgb
 
 RATIO = (3 / 4, 4 / 3)

@@ -1,23 +1,15 @@
-"""Names as people write and read them: natural order, the nearest known one, a few out of many."""
+"""Names as people write and read them: natural order, a few out of many."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sorts "2" before "10"; equal numbers ("1", "01") by their spelling."""
     parts = re.split(r"([0-9]{1,18})", name)
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], name
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like this one, if any is close."""
-    lower = {candidate.lower(): candidate for candidate in reversed(list(known))}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return lower[close[0]] if close else None
 
 
 def some(names: Sequence[str], limit: int = 6) -> str:

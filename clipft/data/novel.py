@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from clipft.data.names import nearest, some
+from clipft.config.hints import nearest
+from clipft.data.names import some
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 
@@ -74,7 +75,7 @@ def novel_of(classes: Sequence[str], asked: NovelClasses, class_names: Mapping[s
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         close = nearest(unknown[0], classes)
-        hint = f" (did you mean {close!r}?)" if close else ""
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
             f"{KEY}: no class {some([repr(name) for name in unknown])}{hint}; the classes are {some(classes, 12)}"
         )

@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from clipft.config.hints import nearest
 from clipft.data.columns import Ints, TextColumn
 from clipft.data.images import read_image
-from clipft.data.names import natural_key, nearest, some
+from clipft.data.names import natural_key, some
 from clipft.errors import InputError
 
 TAIL_BYTES = 4096
@@ -170,10 +171,10 @@ class Rows:
         position = {name: index for index, name in enumerate(classes)}
         strange = [name for name in self.classes if name not in position]
         if strange:
-            hint = nearest(strange[0], classes)
+            close = nearest(strange[0], classes)
             raise InputError(
                 f"{self.name}: has {len(strange)} class{'es' if len(strange) > 1 else ''} that training lacks: "
-                f"{some(strange)}; training has {some(classes)}{f' (did you mean {hint}?)' if hint else ''}. "
+                f"{some(strange)}; training has {some(classes)}{f' (did you mean {close[0]}?)' if close else ''}. "
                 "data.class_names can map names, else remove these images"
             )
         missing = sorted(set(classes) - set(self.classes), key=natural_key)

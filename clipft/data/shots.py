@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipft.config.schema import ShotsConfig
+from clipft.config.data_schema import ShotsConfig
 from clipft.data.columns import Ints
 from clipft.data.draws import SHOTS, draw
 from clipft.data.names import counted, some

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import ValidationError
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
+from clipft.config.hints import nearest
 from clipft.config.source_schema import SOURCES, FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
 from clipft.data.identity import Identified, identify
-from clipft.data.names import counted, nearest, some
+from clipft.data.names import counted, some
 from clipft.data.novel import NovelClasses, base_to_novel, with_strangers
 from clipft.data.rows import Rows
 from clipft.data.shots import few_shots
@@ -167,7 +168,7 @@ def _check_class_names(class_names: Mapping[str, str], classes: Sequence[str]) -
     close = nearest(unknown[0], classes)
     raise InputError(
         f"data.class_names: no class {some([repr(name) for name in unknown])}"
-        f"{f' (did you mean {close!r}?)' if close else ''}; the classes are {some(classes, 12)}"
+        f"{f' (did you mean {close[0]!r}?)' if close else ''}; the classes are {some(classes, 12)}"
     )
 
 
@@ -231,7 +232,7 @@ def parse_data_option(text: str) -> Source:
         if name not in SOURCES[kind].model_fields or name == kind:
             known = [field for field in SOURCES[kind].model_fields if field != kind]
             close = nearest(name, known)
-            hint = f"; did you mean {close}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else ""
             raise InputError(f"--data: {kind} has no {name!r}{hint} ({some(known) or 'it takes no further keys'})")
         if name == "split" and "=" not in value:
             value = f"split={value}"

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from clipft.config.hints import nearest
 from clipft.config.source_schema import TableSource
 from clipft.data.columns import Ints, TextColumn, TextColumnBuilder
-from clipft.data.names import counted, natural_key, nearest, some
+from clipft.data.names import counted, natural_key, some
 from clipft.data.rows import FileImages, Rows
 from clipft.data.tables import SHOWN, Table, open_table
 from clipft.errors import InputError
@@ -160,7 +161,7 @@ def _why_none(name: str, split: tuple[str, str] | None, splits: Counter[str], em
     if split and split[1] not in splits and splits:
         found = [f"{value or '(empty)'} ({count:,} rows)" for value, count in splits.most_common(7)]
         close = nearest(split[1], splits)
-        hint = f"; did you mean {split[0]}={close}?" if close else ""
+        hint = f"; did you mean {split[0]}={close[0]}?" if close else ""
         return f"{name}: no row with {split[0]}={split[1]}; the column has {some(found)}{hint}"
     return "; ".join(empty.notes(name)) or f"{name}: has no rows below its header"
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipft.config.hints import nearest
 from clipft.config.paths import missing_path
-from clipft.data.names import nearest, some
+from clipft.data.names import some
 from clipft.errors import InputError
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
@@ -76,7 +77,7 @@ class Table:
                 raise InputError(f"{self.path}: column {column!r} ({key}) is there {self.columns.count(column)} times")
             if column not in self.columns:
                 close = nearest(column, self.columns)
-                hint = f"; did you mean {close!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise InputError(
                     f"{self.path}: no column {column!r} ({key}). Read as {self.form}; "
                     f"columns found: {some([repr(name) for name in self.columns], 12)}{hint}"

@@ -11,8 +11,8 @@ import timm
 import torch
 from torch import nn
 
+from clipft.config.hints import nearest, one_of
 from clipft.config.schema import ModelConfig
-from clipft.config.vocabulary import nearest, one_of
 from clipft.errors import ClipftError, InputError
 from clipft.model import textencoder
 from clipft.model.hub import fetch

@@ -12,8 +12,7 @@ from math import prod
 from torch import nn
 
 from clipft.config.optim_schema import OptimConfig
-from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import LogitScaleConfig, ModelConfig, TowerConfig
+from clipft.config.schema import FREEZE_KEYS, LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, narrowed_line, parts_taken, unreached_line
@@ -185,8 +184,12 @@ def _matching(tower: Tower, pattern: str) -> tuple[str, ...]:
 
 
 def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, ...]:
-    """The embeddings and the first blocks; the whole backbone for -1, nothing for 0."""
-    from_the_end = isinstance(written, str)  # then less than 0 is too much, not the whole backbone
+    """The embeddings and the first blocks; the whole backbone for -1, nothing for 0.
+
+    Counted from the end (depth - 12), the numbers 0 and -1 have no meaning of their own: all before the last blocks is
+    frozen, the embeddings even where these are all the blocks there are.
+    """
+    from_the_end = isinstance(written, str)
     if not (0 if from_the_end else -1) <= layers <= tower.depth:
         allowed = f"0 to {tower.depth}, or -1 for the whole backbone"
         if from_the_end:
@@ -195,8 +198,10 @@ def _first_layers(tower: Tower, layers: int, written: int | str) -> tuple[str, .
             f"model.{tower.name}.freeze_layers: {written} is out of range: this {tower.family} tower has {tower.depth} "
             f"blocks; write {allowed}"
         )
-    if layers <= 0:
-        return tower.backbone_names() if layers == -1 else ()
+    if layers == -1:
+        return tower.backbone_names()
+    if layers == 0 and not from_the_end:
+        return ()
     groups = {"embeddings", *(f"block {i}" for i in range(layers))}
     return tuple(name for name in tower.backbone_names() if tower.group_of(name) in groups)
 

@@ -13,7 +13,7 @@ from typing import Any
 import open_clip
 from torch import Tensor
 
-from clipft.config.vocabulary import one_of
+from clipft.config.hints import one_of
 from clipft.model import hf_names
 
 Tensors = Mapping[str, Tensor]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from clipft.config.hints import nearest, one_of
 from clipft.errors import InputError
 
 BATCH_SIZES = (2, 4, 8, 16, 32, 64, 128, 256)  # rows a step; a contrastive loss needs 2
@@ -148,8 +149,6 @@ class Catalogue:
         return {**versions, "batch_sizes": list(BATCH_SIZES), "architectures": rows}
 
     def _nothing(self, words: str) -> str:
-        from clipft.config.vocabulary import nearest, one_of  # brings pydantic, which a found name can do without
-
         names = [each.name for each in self.architectures]
         tags = [tag.name for each in self.architectures for tag in each.tags]
         pieces = [piece for name in (*names, *tags) for piece in re.split("[-_]", name)]

@@ -10,8 +10,8 @@ from typing import Any
 import open_clip
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
+from clipft.config.hints import nearest, one_of
 from clipft.config.schema import ModelConfig
-from clipft.config.vocabulary import nearest, one_of
 from clipft.errors import InputError
 from clipft.model import sources, textencoder
 from clipft.model.activation import check_tag

@@ -9,7 +9,7 @@ from typing import Any
 import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from clipft.config.vocabulary import nearest, one_of
+from clipft.config.hints import nearest, one_of
 from clipft.errors import InputError
 from clipft.model.config_files import HUGGING_FACE_CONFIG, OPEN_CLIP_CONFIG
 from clipft.model.runfiles import is_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipft.config.vocabulary import nearest
+from clipft.config.hints import nearest
 from clipft.errors import InputError
 from clipft.report.topic_names import TOPICS
 

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from clipft.config.load import Loaded
 from clipft.config.mistakes import show
-from clipft.config.overrides import FREEZE_KEYS
-from clipft.config.schema import Config
+from clipft.config.schema import FREEZE_KEYS, Config
 from clipft.config.strategies import StrategyKey
 
 _INDENT = 10

@@ -15,6 +15,7 @@ from clipft.train.optim import warmup_steps
 # Reports of collapse begin at 5e-5 (recipes for full fine-tuning use 1e-6 to 3e-5: FLYP, WiSE-FT, CLIPood); projections
 # were tried up to 1e-2 (ProLIP).
 BACKBONE_RATE_LIMIT = 5e-5
+ADAPTIVE = ("adamw", "adam")  # whose figures these are: their steps are as long as the rate, sgd's as the gradient too
 HEADS_RATE_LIMIT = 1e-2
 # Of new parameters, by group: what recipes use, and the limit. LoRA: CLIP-LoRA and 2SFS 2e-4. Adapters: block adapters
 # 2.5e-3, CLIP-Adapter 2e-3 and 6e-3. Prompts: CoOp 2e-3, MaPLe 3.5e-3, VPT up to 0.1, all of them under SGD.
@@ -120,12 +121,14 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
             f"optim.weight_decay: {config.optim.weight_decay:g} pulls weights to zero while l2sp pulls them to the "
             "base; L2-SP stands in its place: write weight_decay: 0"
         )
+    if pretrained and config.optim.name in ADAPTIVE:
+        found += _backbone_warnings(plan)
     if pretrained:
         found += _rate_warnings(plan)
     return found
 
 
-def _rate_warnings(plan: Plan) -> list[str]:
+def _backbone_warnings(plan: Plan) -> list[str]:
     found = []
     for tower in ("image", "text"):
         backbone = [p for p in plan.trainable if p.tower == tower and p.group not in (*_HEADS, *NEW)]
@@ -136,6 +139,11 @@ def _rate_warnings(plan: Plan) -> list[str]:
                 f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "
                 f"1e-6 to 3e-5, and one epoch above {BACKBONE_RATE_LIMIT:g} can destroy what it knows"
             )
+    return found
+
+
+def _rate_warnings(plan: Plan) -> list[str]:
+    found = []
     rates = [p.lr for p in plan.trainable if p.group in _HEADS and p.lr is not None]
     if rates and max(rates) > HEADS_RATE_LIMIT:
         found.append(f"the heads train at {max(rates):g}; published rates for them are 1e-5 to {HEADS_RATE_LIMIT:g}")

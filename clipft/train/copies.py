@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clipft.config.forgetting_schema import regularizers
-from clipft.config.schema import TrainConfig
+from clipft.config.train_schema import TrainConfig
 from clipft.model.build import MetaModel
 from clipft.model.plan import Plan
 from clipft.train.base import moving_names

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clipft.config.data_schema import AugmentConfig
 from clipft.config.load import Loaded
-from clipft.config.schema import AugmentConfig
 from clipft.data.augment import train_transform
 from clipft.data.batches import TrainBatches, resolve_workers
 from clipft.model.runfiles import peek_state

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from clipft.config.forgetting_schema import RegularizeConfig, regularizers
-from clipft.config.schema import TrainConfig
+from clipft.config.train_schema import TrainConfig
 from clipft.errors import InputError
 from clipft.model.names import listed
 from clipft.model.plan import NEW, ParameterPlan, Plan, numel

@@ -54,6 +54,7 @@ CONFIG = st.fixed_dictionaries(
         ),
         "loss": st.just({"type": "classifier", "class_weights": {"0": 0.5, "on": 2}}),
         "run": st.fixed_dictionaries({"seed": st.integers(0, 2**32 - 1)}),
+        "stages": st.lists(st.fixed_dictionaries({"epochs": st.integers(1, 99)}), max_size=3),
     },
 )
 

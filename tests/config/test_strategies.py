@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -133,6 +134,42 @@ def test_every_pair_works_or_is_refused_with_a_sentence(one: str, other: str) ->
 def test_what_trains_the_text_tower_alone_is_nothing_to_a_linear_probe(text_alone: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"{text_alone['name']} trains the text tower alone, which linear_probe's"):
         keys(["linear_probe", text_alone])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key"),
+    [
+        ("prompt", "prompt"),
+        ("{name: prompt, towers: [image, text]}", "prompt"),
+        ("{name: lora, towers: [text]}", "lora"),
+        ("{name: adapter, towers: [text]}", "adapter"),
+    ],
+)
+def test_what_is_new_in_the_text_tower_is_nothing_to_a_classifier(strategy: str, key: str) -> None:
+    sentence = (
+        f"config.yaml:1: model.text.{key}: stands beside loss.type: classifier, which looks at no text, so it would "
+        f"not train; write loss.type: zero_shot, or {key} under model.image"
+    )
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load(f"strategy: {strategy}\nloss: {{type: classifier}}")
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load(f"strategy: {strategy}\nstages: [{{epochs: 1, loss: {{type: classifier}}}}]")
+    load(f"strategy: {strategy}\nloss: {{type: zero_shot}}")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "strategy: lora\nloss: {type: classifier}",  # the image's share trains
+        "strategy: [freeze_text, {name: lora, towers: [text]}]\nloss: {type: classifier}",
+        "strategy: {name: prompt, towers: [image]}\nloss: {type: classifier}",
+        "strategy: prompt\nstages: [{epochs: 1}, {epochs: 1, loss: {type: classifier}}]",  # learnt in the first stage
+        "strategy: {name: lora, towers: [text]}\nloss: {type: classifier}\n"
+        "stages: [{epochs: 1}, {epochs: 1, model: {image: {freeze_layers: 2}}}]",  # the image tower thaws
+    ],
+)
+def test_a_classifier_stands_beside_what_trains_all_the_same(config: str) -> None:
+    load(config)
 
 
 def test_written_keys_win_over_the_strategy() -> None:

@@ -11,7 +11,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from clipft.config.schema import AugmentConfig
+from clipft.config.data_schema import AugmentConfig
 from clipft.data.augment import train_transform
 
 CONFIGS: list[dict[str, Any]] = [

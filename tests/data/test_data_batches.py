@@ -15,7 +15,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from clipft.config.schema import AugmentConfig
+from clipft.config.data_schema import AugmentConfig
 from clipft.config.source_schema import FolderSource, HandsSource
 from clipft.data.augment import train_transform
 from clipft.data.batches import Batch, TrainBatches, eval_batches, resolve_workers, worker_death

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clipft.data.columns import TextColumn
 from clipft.data.draws import AUGMENT, ORDER, draw, shuffled
-from clipft.data.names import counted, natural_key, nearest, some
+from clipft.data.names import counted, natural_key, some
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=())), max_size=20)
 
@@ -67,7 +67,5 @@ def test_any_names_can_be_sorted(names: list[str]) -> None:
 
 def test_names_as_people_read_them() -> None:
     assert sorted(["10", "2", "b10", "b2", "01", "1"], key=natural_key) == ["01", "1", "2", "10", "b2", "b10"]
-    assert nearest("Titel", ["title", "image"]) == "title"
-    assert nearest("zzz", ["title"]) is None
     assert some(["a", "b", "c"], 2) == "a, b and 1 more"
     assert [counted(1, "image"), counted(2, "entry"), counted(1200, "row")] == ["1 image", "2 entries", "1,200 rows"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.config.source_schema import FolderSource, SidecarSource
 from clipft.data.sources import Rows, Splits, read_source, read_splits
 from clipft.errors import InputError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.data.sources import Splits, read_splits
 from clipft.errors import InputError
 

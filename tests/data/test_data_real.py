@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.data.captions import repeats
 from clipft.data.sources import Splits, read_splits
 

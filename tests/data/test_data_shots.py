@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.data.digest import data_sha256
 from clipft.data.rows import Rows
 from clipft.data.shots import shots_in_words

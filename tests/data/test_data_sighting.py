@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.config.source_schema import FolderSource
 from clipft.data.sighting import Sighting, look
 from clipft.data.sources import read_splits

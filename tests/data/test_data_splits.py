@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.data.columns import TextColumn
 from clipft.data.identity import identify
 from clipft.data.rows import FileImages, Rows

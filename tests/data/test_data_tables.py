@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipft.config.schema import DataConfig
+from clipft.config.data_schema import DataConfig
 from clipft.config.source_schema import TableSource
 from clipft.data.sources import Rows, read_source, read_splits
 from clipft.errors import InputError

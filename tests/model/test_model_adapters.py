@@ -13,7 +13,8 @@ from tiny_families import FAMILIES, build, images, tokens
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipft.config.schema import ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.adapters import Adapter, add_adapters
 from clipft.model.additions import add_new

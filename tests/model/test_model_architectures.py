@@ -11,7 +11,8 @@ import open_clip
 import pytest
 from torch import nn
 
-from clipft.config.schema import ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.freeze import make_plan

@@ -11,7 +11,8 @@ from freeze_models import native
 from tiny_families import images, tokens
 from torch import nn
 
-from clipft.config.schema import ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.additions import add_new
 from clipft.model.describe import describe

@@ -280,7 +280,17 @@ def test_more_last_layers_than_blocks_do_not_freeze_the_backbone(text_tower: nn.
             InputError, match=f"freeze_layers: depth - {beyond} .* has 6 blocks; write at most depth - 6"
         ):
             plan_of(text_tower, text={"freeze_layers": f"depth - {beyond}"})
-    plan_of(text_tower, text={"freeze_layers": "depth - 6"})
+
+
+@pytest.mark.parametrize(("tower", "depth"), [("image", 3), ("text", 6)])
+def test_as_many_last_layers_as_blocks_leave_the_embeddings_frozen(
+    text_tower: nn.Module, tower: str, depth: int
+) -> None:
+    """What is before the last blocks stands still, also where they are all there are; 0 alone freezes nothing."""
+    plan = plan_of(text_tower, **{tower: {"freeze_layers": f"depth - {depth}"}})
+    assert {(p.tower, p.group) for p in plan.frozen} == {(tower, "embeddings")}
+    assert plan.lines[tower].startswith(f"froze embeddings + first 0/{depth} blocks ({len(plan.frozen)} of ")
+    assert plan_of(text_tower, **{tower: {"freeze_layers": 0}}).frozen == ()
 
 
 def test_all_blocks_frozen_leaves_norm_and_pooling_training(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from clipft.config.additions_schema import LoraConfig
-from clipft.config.schema import ImageTowerConfig, ModelConfig, OptimConfig, TextTowerConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ImageTowerConfig, ModelConfig, TextTowerConfig
 from clipft.errors import ClipftError, InputError
 from clipft.model.additions import add_new
 from clipft.model.freeze import apply_plan, make_plan, set_modes

@@ -12,7 +12,8 @@ from tiny_families import FAMILIES, build, construct, images, tokens
 from tiny_files import write_native
 from torch import Tensor, nn
 
-from clipft.config.schema import Config, ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import ClipModel, MetaModel, build_meta
 from clipft.model.build import build as build_clip

@@ -11,7 +11,8 @@ import torch
 from tiny_families import SIGLIP_TEXT, siglip
 from tiny_files import MEAN, STD, write_open_clip, write_word_tokenizer
 
-from clipft.config.schema import LossConfig, ModelConfig
+from clipft.config.loss_schema import LossConfig
+from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import build
 from clipft.train.loss_section import resolve_loss

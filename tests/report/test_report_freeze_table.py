@@ -16,7 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from clipft.config.load import load_config
-from clipft.config.schema import ModelConfig, OptimConfig
+from clipft.config.optim_schema import OptimConfig
+from clipft.config.schema import ModelConfig
 from clipft.model.classifier import Classifier
 from clipft.model.cost import Cost, Flops
 from clipft.model.describe import memory

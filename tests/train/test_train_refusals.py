@@ -60,6 +60,14 @@ def test_a_rate_far_above_the_methods_is_warned_of(write: Write, tmp_path: Path)
     assert any("4 distinct captions in batches of 8" in w for w in warned)  # P21
 
 
+@pytest.mark.parametrize(("name", "told"), [("adamw", True), ("adam", True), ("sgd", False)])
+def test_the_backbones_limit_is_one_of_adaptive_optimisers(write: Write, name: str, told: bool) -> None:
+    """P29: SGD multiplies its rate by the gradient, so that the published rates of AdamW say nothing about it."""
+    prepared = prepare(load_config(write(optim={"name": name, "lr": 5e-3, "weight_decay": 0.0})).config)
+    warned = warnings(prepared.config, prepared.plan, prepared.arithmetic, loss="contrastive", pretrained=True)
+    assert any("backbone trains at 0.005" in warning for warning in warned) is told
+
+
 @pytest.mark.parametrize(
     ("group", "usual", "much"), [("lora", 2e-4, 2e-3), ("adapter", 2.5e-3, 2e-2), ("prompt", 0.1, 0.2)]
 )
