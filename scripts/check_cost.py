@@ -4,10 +4,10 @@
     python scripts/check_cost.py --device cuda --precision bf16 --batch-size 64
 
 Three ways of training: full, last 2 (the last two blocks, norms and heads of both towers) and heads, from random
-weights. Memory is that of all tensors at the step's peak: on a CPU weights and optimiser state plus the highest sum of
-what torch's allocator gave and took back since, on a GPU `torch.cuda.max_memory_allocated`. FLOPs are those of torch's
-FlopCounterMode with two formulas of our own, below. The second step counts: with it the
-optimiser has its state.
+weights. Memory is that of all tensors at the step's peak: on a CPU weights, optimiser state and copies plus the highest
+sum of what torch's allocator gave and took back since, on a GPU `torch.cuda.max_memory_allocated`. FLOPs are those of
+torch's FlopCounterMode with two formulas of our own, below. The second step counts: with it the optimiser has its
+state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipft.config.schema import Config
 from clipft.data.batches import Batch
 from clipft.model.standstill import set_modes
-from clipft.train.prepare import Prepared, prepare, report_plan
+from clipft.train.plan_report import report_plan
+from clipft.train.prepare import Prepared, prepare
 from clipft.train.start import Started, start
 
 WAYS = ("full", "last 2", "heads")
@@ -130,7 +131,9 @@ def _peak(prepared: Prepared, started: Started) -> int:
         return torch.cuda.max_memory_allocated()
     started.stepper.optimizer.zero_grad(set_to_none=True)
     state = [t for slots in started.stepper.optimizer.state.values() for t in slots.values() if torch.is_tensor(t)]
-    before = sum(t.nbytes for t in (*started.clip.model.parameters(), *state))
+    base = () if started.base is None else started.base.tensors.values()
+    before: int = sum(t.nbytes for t in (*started.clip.model.parameters(), *state, *base))
+    before += started.stepper.average.bytes
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         started.stepper(_batch(prepared, started))
     return before + _highest(profiler)

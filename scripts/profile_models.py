@@ -45,8 +45,9 @@ from clipft.model.profiles import BATCH_SIZES, PRECISIONS, Profile, Tag
 from clipft.model.registry import installed_tags
 from clipft.model.tally import Tally, pretended
 from clipft.train.cost import StepShape, count_step
+from clipft.train.loss_section import resolve_loss
 from clipft.train.precision import Precision
-from clipft.train.prepare import plan_of, resolve_loss
+from clipft.train.prepare import plan_of
 
 RANK = 8  # of LoRA; its matrices weigh little beside the activations
 _MEASURED = (8, 16)  # batch sizes

@@ -14,8 +14,8 @@ from tiny_files import write_native
 
 from clipft.config.load import Loaded, load_config
 from clipft.report.train_view import TrainView
-from clipft.train.prepare import report_plans
-from clipft.train.run import dry_run
+from clipft.train.plan_report import report_plans
+from clipft.train.rehearsal import dry_run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted((CONFIGS / "recipes").glob("*.yaml"))

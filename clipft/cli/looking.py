@@ -17,7 +17,7 @@ from clipft.report.topic_names import TOPICS
 
 if TYPE_CHECKING:
     from clipft.config.load import Loaded
-    from clipft.train.prepare import PlanReport
+    from clipft.train.plan_report import PlanReport
 
 
 def inspect(
@@ -138,7 +138,7 @@ def _show_prompts(run: Path, *, as_json: bool) -> None:
 
 def _report_plan(loaded: Loaded) -> PlanReport:
     from clipft.config.stages import stage_configs
-    from clipft.train.prepare import report_plan  # it takes a while, and only a config needs it
+    from clipft.train.plan_report import report_plan  # it takes a while, and only a config needs it
 
     return report_plan(stage_configs(loaded.config)[0], with_cost=False)
 

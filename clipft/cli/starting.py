@@ -82,7 +82,7 @@ def _first_config(data: str, goal: Goal | None, model: str | None, pretrained: s
 
 def _peak(config: Config) -> int:
     """Bytes of a step's tensors at the most."""
-    from clipft.train.prepare import report_plan
+    from clipft.train.plan_report import report_plan
 
     cost = report_plan(config).cost
     assert cost is not None

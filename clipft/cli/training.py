@@ -46,7 +46,7 @@ def train(
 def _train(loaded: Loaded, name: str, *, resume: bool, dry_run: bool) -> None:
     from clipft.report.console import talk
     from clipft.report.train_view import TrainView
-    from clipft.train.run import dry_run as rehearse
+    from clipft.train.rehearsal import dry_run as rehearse
     from clipft.train.run import train as run
 
     view = TrainView(talk())
@@ -98,7 +98,7 @@ def freeze_report(
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report
     from clipft.report.strategy_view import print_strategy, strategy_lines
-    from clipft.train.prepare import report_plans
+    from clipft.train.plan_report import report_plans
 
     with loaded.places():
         reports = report_plans(loaded.config, with_cost=as_json or not every)

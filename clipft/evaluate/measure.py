@@ -27,7 +27,8 @@ from clipft.model.encode import Autocast
 
 BatchLoss = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor], Tensor]
 """loss(image_features, text_features, captions, labels, identities), a scalar: (B, D) each, text features None under a
-classifier; then (B,) numbers that are equal for equal captions, classes (-1: none) and images."""
+classifier, (C, D) where the loss asks `among` classes; then (B,) numbers that are equal for equal captions, classes
+(-1: none) and images."""
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """Passes batches on and shows how many of so many have come."""
@@ -128,6 +129,7 @@ def measure(
     texts_too: bool = False,
     by_classifier: bool = True,
     loss: BatchLoss | None = None,
+    among: Tensor | None = None,
     watch: Watch = unwatched,
 ) -> Measurement:
     """Measure a model by what the rows have: zero-shot figures by labels, retrieval by captions.
@@ -145,7 +147,9 @@ def measure(
         pooled: whether the classifier sees the features before the projection.
         texts_too: measure a model with a classifier by prompts and captions as well, as its base is.
         by_classifier: ask a model's classifier, if it has one; else it is measured by prompts and captions alone.
-        loss: the training loss, to be reported on these rows too.
+        loss: the training loss, to be reported on these rows too, where there are any that it asks about.
+        among: (C,) the classes that it tells a row apart among: it gets their embeddings and is asked about their rows
+            alone; None for a loss over the rows' own texts, or none.
         watch: shows progress.
 
     Raises:
@@ -170,7 +174,9 @@ def measure(
     found = measurement(seen, parts, "labels or captions" if by_texts else "labels for its classifier")
     if loss is None:
         return found
-    value = _mean_loss(loss, seen, parts[-1], batch_size, device)
+    value = _mean_loss(loss, seen, parts[-1] if among is None else parts[0], batch_size, device, among)
+    if value is None:
+        return found
     counts = {**found.counts, "loss_batch_size": batch_size}
     return replace(found, losses={"loss": value, **found.losses}, counts=counts)
 
@@ -221,15 +227,20 @@ def encode_rows(
     return see(rows, image_of, encode_images(clip, batches, device=device, autocast=autocast, pooled=pooled))
 
 
-def _mean_loss(loss: BatchLoss, seen: Seen, part: Part, batch_size: int, device: torch.device) -> float:
+def _mean_loss(
+    loss: BatchLoss, seen: Seen, part: Part, batch_size: int, device: torch.device, among: Tensor | None
+) -> float | None:
     """The loss over batches of a fixed shuffle (folders come sorted by class), each weighted by its rows (P19)."""
-    known = np.flatnonzero(part.text_of.numpy() >= 0)
+    asked = part.text_of >= 0 if among is None else torch.isin(part.text_of, among)
+    known = np.flatnonzero(asked.numpy())
+    if not len(known):
+        return None
     identities = torch.from_numpy(seen.rows.identities)
     order = torch.from_numpy(known[shuffled(len(known), ORDER)])
     total = 0.0
     for rows in order.split(batch_size):
         image = part.images[seen.image_of[rows]].to(device)
-        text = None if part.texts is None else part.texts[part.text_of[rows]].to(device)
+        text = None if part.texts is None else part.texts[part.text_of[rows] if among is None else among].to(device)
         with torch.no_grad():
             numbers = (codes[rows].to(device) for codes in (part.text_of, seen.labels, identities))
             value = loss(image, text, *numbers)

@@ -114,7 +114,10 @@ class Part:
 
 
 def parts_of(seen: Seen, encode: Encode | None, classifier: Classifier | None) -> Iterator[Part]:
-    """What can be measured, by texts where there is an `encode`; the last part is what the loss is about."""
+    """What can be measured, by texts where there is an `encode`, class prompts first.
+
+    The last part is what the loss is about, unless that tells rows apart among classes.
+    """
     labelled = bool((seen.labels >= 0).any())
     if labelled and encode is not None:
         yield _by_prompts(seen, encode)

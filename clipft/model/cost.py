@@ -36,6 +36,7 @@ class Cost:
         rows_at_once: rows encoded at once; below `batch_size` every row is encoded twice.
         precision: fp32, bf16 or fp16.
         texts_once: whether the text backbone stands still and so is in no step: each caption goes through it once.
+        copies: bytes of what `train.ema` and `train.regularize` hold of the weights a second time.
     """
 
     memory: Memory
@@ -47,6 +48,7 @@ class Cost:
     rows_at_once: int
     precision: str
     texts_once: bool
+    copies: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What `freeze-report --json` has under `cost`."""
@@ -54,6 +56,6 @@ class Cost:
             "batch_size": self.batch_size,
             "rows_at_once": self.rows_at_once,
             "precision": self.precision,
-            "bytes": {**asdict(self.memory), "activations": self.activations, "peak": self.peak},
+            "bytes": {**asdict(self.memory), "copies": self.copies, "activations": self.activations, "peak": self.peak},
             "flops": {**asdict(self.step), "everything": asdict(self.everything)},
         }

@@ -184,6 +184,8 @@ def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
     fixed = memory(plan, optimizer)
     sizes = {"weights": fixed.weights, "gradients": fixed.gradients, "optimiser": fixed.optimizer}
     lines = [" · ".join(f"{what} {in_bytes(size)}" for what, size in sizes.items())]
+    if cost is not None and cost.copies:
+        lines.append(f"copies {in_bytes(cost.copies)} of what trains, for train.ema or train.regularize")
     if cost is not None:
         pieces = f", {cost.rows_at_once} at a time," if cost.rows_at_once < cost.batch_size else ""
         batch = f"activations {in_bytes(cost.activations)} at batch {cost.batch_size}{pieces} in {cost.precision}"

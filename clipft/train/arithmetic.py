@@ -77,8 +77,7 @@ def work_out(config: Config, rows: int, repeats: RepeatReport) -> Arithmetic:
     if warmup >= steps:
         raise InputError(
             f"optim.warmup: {warmup} steps, but the run has only {steps} ({per_epoch} an epoch x "
-            f"{config.train.epochs}), "
-            "so its rate would never be reached; write a fraction such as 0.05"
+            f"{config.train.epochs}), so its rate would never be reached; write a fraction such as 0.05"
         )
     return Arithmetic(
         rows=rows,
@@ -114,9 +113,8 @@ def warnings(config: Config, plan: Plan, arithmetic: Arithmetic, *, loss: str, p
         )
     if config.optim.name != "adamw" and config.optim.weight_decay > 1e-3:
         found.append(
-            f"optim.weight_decay: {config.optim.weight_decay:g} is added to the gradient under "
-            f"{config.optim.name}, which is "
-            "much stronger than under adamw; recipes with it use 1e-5 to 5e-4"
+            f"optim.weight_decay: {config.optim.weight_decay:g} is added to the gradient under {config.optim.name}, "
+            "which is much stronger than under adamw; recipes with it use 1e-5 to 5e-4"
         )
     if any(one.type == "l2sp" for one in regularizers(config.train.regularize)) and config.optim.weight_decay:
         found.append(
@@ -139,8 +137,7 @@ def _backbone_warnings(plan: Plan) -> list[str]:
         if rates and max(rates) > BACKBONE_RATE_LIMIT:
             found.append(
                 f"the {tower} backbone trains at {max(rates):g}; published fine-tuning of pretrained CLIPs uses "
-                f"1e-6 to 3e-5, "
-                f"and one epoch above {BACKBONE_RATE_LIMIT:g} can destroy what it knows"
+                f"1e-6 to 3e-5, and one epoch above {BACKBONE_RATE_LIMIT:g} can destroy what it knows"
             )
     return found
 
@@ -165,9 +162,8 @@ def not_learning(losses: Sequence[float], chance: float) -> str | None:
     if abs(mean - chance) > 0.02 * chance or fell > 0.01 * chance:
         return None
     return (
-        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual "
-        f"causes: a rate far too "
-        "high or too low, captions that do not tell the images apart, random weights on little data; "
+        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual causes: a "
+        "rate far too high or too low, captions that do not tell the images apart, random weights on little data; "
         "`clipft overfit CONFIG` tries whether a single batch can be learnt"
     )
 
@@ -177,7 +173,7 @@ def scale_in_words(scale: float, start: float, low: float, high: float) -> str |
     if scale >= high * 0.999 > start:
         return (
             f"logit_scale rose from {start:.3g} to its cap of {high:g}; if the loss is not low, lower "
-            f"model.logit_scale.lr"
+            "model.logit_scale.lr"
         )
     if scale <= low * 1.001:
         return (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipft.model.clip_model import ClipModel
 from clipft.model.encode import TEXTS_AT_ONCE, encode_texts, measuring
@@ -38,11 +38,16 @@ def keep_base(clip: ClipModel, plans: Iterable[Plan]) -> Base:
     LoRA and adapters begin as the identity: with these copies of theirs the model is its base.
     """
     state = clip.model.state_dict()
+    return Base({name: state[name].detach().clone() for name in moving_names(clip.model, plans)}, clip.scale)
+
+
+def moving_names(model: nn.Module, plans: Iterable[Plan]) -> list[str]:
+    """The tensors that plans move in the towers, each once: parameters that train and buffers that move."""
     names: dict[str, None] = {}
     for plan in plans:
         names |= dict.fromkeys(p.name for p in plan.trainable if p.tower in ("image", "text"))
-        names |= dict.fromkeys(moving_buffers(clip.model, plan))
-    return Base({name: state[name].detach().clone() for name in names}, clip.scale)
+        names |= dict.fromkeys(moving_buffers(model, plan))
+    return list(names)
 
 
 class BaseFeatures:

@@ -74,12 +74,15 @@ class StepShape:
         return flops * self.batch_size // self.rows_at_once
 
 
-def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
+def step_cost(meta: MetaModel, plan: Plan, shape: StepShape, *, copies: int = 0) -> Cost:
     """The cost of a step under `plan`, and the FLOPs of one that trains everything.
 
     A text backbone that stands still is not part of a step, since each caption goes through it once in a run. Captions
     count at the model's full context length, and as if no two of a batch were equal. The optimiser's own arithmetic, a
-    few operations a parameter, does not count.
+    few operations a parameter, does not count, nor do the base's features under `train.regularize`.
+
+    Args:
+        copies: bytes that the run holds beside weights, gradients and optimiser state.
     """
     own = count_step(meta, plan, shape)
     whole = train_everything(plan)
@@ -87,13 +90,14 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape) -> Cost:
     return Cost(
         memory=fixed,
         activations=own.activations,
-        peak=fixed.weights + fixed.optimizer + max(own.most, fixed.gradients),
+        peak=fixed.weights + fixed.optimizer + copies + max(own.most, fixed.gradients),
         step=own.flops,
         everything=own.flops if whole == plan else count_step(meta, whole, shape).flops,
         batch_size=shape.batch_size,
         rows_at_once=shape.rows_at_once,
         precision=shape.precision.name,
         texts_once=shape.loss != "classifier" and not _trains(plan, meta.text.body_names()),
+        copies=copies,
     )
 
 

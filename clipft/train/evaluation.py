@@ -1,39 +1,44 @@
-"""Evaluations during a run: measured on data.val, logged, and the judge of the best checkpoint and of stopping.
+"""Evaluations during a run: measured on data.val, logged, shown, and held against the signs of a collapse.
 
 Beside it evaluate.keep is watched for what is forgotten; its figures stand among the others as `keep.NAME`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from clipft.config.schema import Config
 from clipft.config.source_schema import FolderSource, HandsSource, SidecarSource, Source, TableSource
 from clipft.data.batches import resolve_workers
 from clipft.data.folders import SPLITS
 from clipft.data.rows import Rows
-from clipft.errors import ClipftError, InputError
-from clipft.evaluate.measure import KEPT, BatchLoss, Measurement, figure_names, higher_is_better, measure
+from clipft.errors import ClipftError
+from clipft.evaluate.measure import KEPT, BatchLoss, Measurement, measure
 from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import committed
 from clipft.train.health import collapsed, end_of_collapse, may_pass
-from clipft.train.loop import Best, Progress
+from clipft.train.judge import note_best, tired_of
+from clipft.train.loop import Progress
 from clipft.train.losses import Features, Targets, ZeroShot
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
+from clipft.train.unreadable import tell_unreadable
 
 
 @dataclass
 class Evaluations:
     """Measures a run on its validation rows, and on those to watch for forgetting.
+
+    The figure `loss` is what training minimises, label smoothing and class weights included, less what
+    `train.regularize` adds: under contrastive and siglip over batches of the training size, under classifier and
+    zero_shot among the classes that train. Novel classes and their rows have no part in a zero_shot loss; `nll` is the
+    plain one over all classes.
 
     Args:
         rows: the validation rows.
@@ -41,7 +46,8 @@ class Evaluations:
         keep: rows to watch for forgetting; None watches none.
         on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
-        base_similarity: how alike different things are to the base.
+        first_similarity: how alike different things are before the first step; beside prompt vectors the higher of what
+            they are to the base and to the model with its vectors.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
     """
@@ -55,7 +61,7 @@ class Evaluations:
     run: Path | None = None
     keep: Rows | None = None
     base: dict[str, float] = field(default_factory=dict)
-    base_similarity: dict[str, float] = field(default_factory=dict)
+    first_similarity: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     on_best: Callable[[], None] = lambda: None
@@ -65,9 +71,13 @@ class Evaluations:
 
     def measure_base(self) -> None:
         """Epoch 0: the base's own figures, the first row of the table."""
-        with self.started.clip.without_prompts():  # the base has no vectors; those of now are drawn
+        clip = self.started.clip
+        with clip.without_prompts():  # the base has no vectors; those of now are drawn
             found, kept = self._measure()
-        self.base, self.base_similarity = _figures(found, kept), found.similarity
+        self.base, self.first_similarity = _figures(found, kept), found.similarity
+        if clip.image.prompt is not None or clip.text.prompt is not None:  # vectors alone can make all look alike
+            drawn = self._on(self.rows, self.prepared.config.data.templates).similarity
+            self.first_similarity = {name: max(value, drawn[name]) for name, value in found.similarity.items()}
         self.table_head()
         self.view.table_row("base", None, self.base)
 
@@ -92,13 +102,17 @@ class Evaluations:
         found, kept = self._measure()
         self._check_collapse(found)
         self.take(_figures(found, kept), self.progress.step)
-        best = self._note_best()
+        best = note_best(self.prepared.config.evaluate.best, self.latest, self.progress, self.epoch)
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
         self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, best=best)
         if best:
+            self.best = self.latest
             self.on_best()
-        return self._go_on()
+        tired = tired_of(self.prepared.config, self.latest, self.progress)
+        if tired is not None:
+            self.view.say(f" {tired}: the run ends here (train.early_stop)")
+        return tired is None
 
     @property
     def _ema(self) -> bool:
@@ -138,10 +152,7 @@ class Evaluations:
     def _measure(self) -> tuple[Measurement, Measurement | None]:
         """Measure both sources and log what was found."""
         data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
-        asks_all = isinstance(self.started.objective, ZeroShot)  # whose loss on all rows is `nll`
-        found = self._on(self.rows, data.templates, loss=None if asks_all else self._loss)
-        if asks_all:
-            found = replace(found, losses={"loss": found.losses["nll"], **found.losses})
+        found = self._on(self.rows, data.templates, loss=self._loss)
         self._write(found)
         if self.keep is None:
             return found, None
@@ -152,7 +163,7 @@ class Evaluations:
     def _on(
         self, rows: Rows, templates: Sequence[str], *, loss: BatchLoss | None = None, by_classifier: bool = True
     ) -> Measurement:
-        config, started = self.prepared.config, self.started
+        config, started, objective = self.prepared.config, self.started, self.started.objective
         with started.stepper.average.in_place():
             measurement = measure(
                 started.clip,
@@ -163,16 +174,19 @@ class Evaluations:
                 device=started.device,
                 autocast=lambda: started.precision.autocast(started.device),
                 loss=loss,
+                among=objective.trained.cpu() if loss is not None and isinstance(objective, ZeroShot) else None,
                 by_classifier=by_classifier,
                 pooled=config.loss.features == "pooled",
                 watch=self.view.watch,
             )
         set_modes(started.clip.model, self.prepared.plan, training=True)
-        self._name_unreadable(measurement, len(rows))
+        tell_unreadable(
+            measurement.faults, measurement.data, len(rows), config.data.max_bad_fraction, self.view, self._named
+        )
         return measurement
 
     def _check_collapse(self, measurement: Measurement) -> None:
-        what = collapsed(self.base_similarity, measurement.similarity)
+        what = collapsed(self.first_similarity, measurement.similarity)
         if what is None:
             return
         clip = self.started.clip
@@ -185,20 +199,6 @@ class Evaluations:
         rates = sorted({group["peak"] for group in self.started.stepper.optimizer.param_groups}, reverse=True)
         raise ClipftError(end_of_collapse(what, rates, sound[-1] if sound else None))
 
-    def _name_unreadable(self, measurement: Measurement, rows: int) -> None:
-        """Name each unreadable image to measure on once; too many of them end the run (P3)."""
-        for fault in measurement.faults:
-            if fault.path not in self._named:
-                self._named.add(fault.path)
-                self.view.warn(f"{fault}; it is not measured")
-        limit = self.prepared.config.data.max_bad_fraction
-        if len(measurement.faults) > limit * rows:
-            raise InputError(
-                f"{len(measurement.faults)} of {rows} images of {measurement.data}, which is measured on, cannot be "
-                f"decoded, more than the {limit:.2%} of data.max_bad_fraction; the first is {measurement.faults[0]}. "
-                "Mend or remove them"
-            )
-
     def _write(self, measurement: Measurement, *, keep: bool = False) -> None:
         where = {"stage": self.prepared.stage.number, "epoch": self.epoch, "step": self.progress.step}
         facts = measurement.to_json() | ({"weights": "ema"} if self._ema else {})
@@ -206,66 +206,6 @@ class Evaluations:
 
     def _loss(self, image: Tensor, text: Tensor | None, captions: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         return self.started.objective(Features(image, text), Targets(captions, labels, images))
-
-    def _note_best(self) -> bool:
-        name = self.prepared.config.evaluate.best
-        if name is None:
-            return False
-        value, best = self.latest.get(name, math.nan), self.progress.best  # an earlier stage may not measure it
-        if not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
-            return False
-        self.progress.best = Best(value, self.progress.step, self.epoch)
-        self.best = self.latest
-        return True
-
-    def _go_on(self) -> bool:
-        config = self.prepared.config
-        early = config.train.early_stop
-        if early is None:
-            return True
-        name = early.metric or config.evaluate.best
-        assert name is not None  # the schema asks for one of them
-        if name not in self.latest:  # a later stage will measure it
-            return True
-        value = self.latest[name]
-        first = self.progress.watched is None and math.isfinite(value)
-        if first or (self.progress.watched is not None and _better(name, value, self.progress.watched)):
-            self.progress.watched, self.progress.since_best = value, 0
-        else:
-            self.progress.since_best += 1
-        if self.progress.since_best < early.patience:
-            return True
-        self.view.say(
-            f" {name} has not improved for {early.patience} evaluations: the run ends here (train.early_stop)"
-        )
-        return False
-
-
-def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None) -> None:
-    """Refuse a metric that this run does not measure, before anything is computed (P59).
-
-    Args:
-        losses: of the run's stages; the last one's figures choose.
-
-    Raises:
-        InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured, or is not the same thing in
-            all stages.
-    """
-    loss = losses[-1]
-    known = figure_names(rows, classifier=loss == "classifier", loss=True)
-    if keep is not None:
-        known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
-    asked = {"evaluate.best": config.evaluate.best}
-    if config.train.early_stop is not None:
-        asked["train.early_stop.metric"] = config.train.early_stop.metric
-    for key, name in asked.items():
-        if name == "loss" and len(set(losses)) > 1:
-            raise InputError(f"{key}: loss is another one in each stage ({', '.join(losses)}); name a figure instead")
-        if name is not None and name not in known:
-            raise InputError(
-                f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "
-                f"{', '.join(known)}"
-            )
 
 
 def short_name(source: Source) -> str:
@@ -287,7 +227,3 @@ def _figures(found: Measurement, kept: Measurement | None) -> dict[str, float]:
 def _spread(rows: Rows, count: int) -> Rows:
     """So many rows, evenly spread over all of them."""
     return rows.take(np.linspace(0, len(rows) - 1, min(count, len(rows)), dtype=np.int64))
-
-
-def _better(name: str, value: float, than: float) -> bool:
-    return value > than if higher_is_better(name) else value < than

@@ -16,18 +16,19 @@ _WHAT = {
 }
 
 
-def collapsed(base: Mapping[str, float], now: Mapping[str, float]) -> str | None:
+def collapsed(first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
     """What has become nearly the same to the model, in words; None while all is well.
 
-    A base that itself holds its inputs for alike (random weights, rows that hardly differ) says nothing.
+    A model that began by holding its inputs for alike (random weights, prompt vectors that were drawn, rows that hardly
+    differ) says nothing.
 
     Args:
-        base: `Measurement.similarity` of the base.
+        first: `Measurement.similarity` before the first step.
         now: that of now.
     """
     for name, what in _WHAT.items():
-        if name in base and name in now and base[name] < SOUND and now[name] > COLLAPSED:
-            return f"two {what} now have a mean cosine of {now[name]:.4f} (base {base[name]:.2f})"
+        if name in first and name in now and first[name] < SOUND and now[name] > COLLAPSED:
+            return f"two {what} now have a mean cosine of {now[name]:.4f} ({first[name]:.2f} before the first step)"
     return None
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
 from clipft.model.hashes import tensor_sha256
@@ -47,20 +49,24 @@ class Keeper:
     progress: Progress
     evaluations: Evaluations | None
     frozen: dict[str, str] = field(default_factory=dict)
+    _names: list[str] = field(init=False)  # of the tensors that a checkpoint holds
+
+    def __post_init__(self) -> None:
+        self._names = self._to_save()
 
     @property
     def prepared(self) -> Prepared:
         """The stage that trains now."""
         return self.stages[-1]
 
-    @property
-    def _names(self) -> list[str]:
+    def _to_save(self) -> list[str]:
         clip, plans = self.started.clip, [stage.plan for stage in self.stages]
         return saved_names(clip.model, plans, everything=clip.random, resized=clip.resized)
 
     def enter(self, prepared: Prepared, started: Started) -> None:
         """Go on with the next stage of the run."""
         self.stages, self.started = (*self.stages, prepared), started
+        self._names = self._to_save()
 
     @property
     def bytes(self) -> int:
@@ -76,10 +82,10 @@ class Keeper:
         progress, model, stepper = self.progress, self.started.clip.model, self.started.stepper
         optimizer = named_state(stepper.optimizer) | random_states(self.started.device) | stepper.average.state()
         with stepper.average.in_place():
-            weights = {name: model.state_dict()[name] for name in self._names}
-            folder = write_checkpoint(
-                self.run, progress.step, weights=weights, optimizer=optimizer, state=self._state(epoch_end=epoch_end)
-            )
+            tensors = model.state_dict()
+            weights = {name: tensors[name] for name in self._names}
+            state = self._state(tensors, epoch_end=epoch_end)
+            folder = write_checkpoint(self.run, progress.step, weights=weights, optimizer=optimizer, state=state)
         where = {"step": progress.step, "epoch": progress.epoch}
         if epoch_end:
             point_to(self.run, "last", folder, where)
@@ -96,7 +102,7 @@ class Keeper:
         facts = {"step": best.step, "epoch": best.epoch, "metric": self.prepared.config.evaluate.best}
         point_to(self.run, "best", checkpoint_folder(self.run, best.step), {**facts, "value": best.value})
 
-    def _state(self, *, epoch_end: bool) -> dict[str, Any]:
+    def _state(self, tensors: Mapping[str, Tensor], *, epoch_end: bool) -> dict[str, Any]:
         prepared, clip, progress = self.prepared, self.started.clip, self.progress
         loss, average = prepared.config.loss, self.started.stepper.average
         head = {"num_classes": len(prepared.classes), "cosine": loss.cosine, "bias": loss.bias}
@@ -113,14 +119,14 @@ class Keeper:
             "classifier": head if prepared.loss == "classifier" else None,
             "metrics": self.evaluations.of_step(progress.step) if self.evaluations else {},
             "base_metrics": self.evaluations.base if self.evaluations else {},
-            "base_similarity": self.evaluations.base_similarity if self.evaluations else {},
+            "first_similarity": self.evaluations.first_similarity if self.evaluations else {},
             "best_metrics": self.evaluations.best if self.evaluations else {},
             "model": {"name": clip.name, "model_cfg": clip.model_cfg, "preprocess_cfg": clip.preprocess_cfg},
             "base": clip.base,
             "tokenizer": clip.tokenizer.identity(),
             "saved": self._names,
             "data_sha256": prepared.data_sha256,
-            "weights_sha256": {n: self.frozen.get(n) or tensor_sha256(t) for n, t in clip.model.state_dict().items()},
+            "weights_sha256": {n: self.frozen.get(n) or tensor_sha256(t) for n, t in tensors.items()},
             "ema": {"updates": average.updates} if average else None,
             "scaler": self.started.stepper.scaler.state_dict(),
             "threads": torch.get_num_threads(),
@@ -147,9 +153,8 @@ class Keeper:
         state = checkpoint.state
         if state["data_sha256"] != self.prepared.data_sha256:
             raise InputError(
-                f"{folder}: the data has changed since (other rows, captions or classes), so the order of "
-                f"training and what "
-                "is held out would change too; put it back, or start anew with another run.dir"
+                f"{folder}: the data has changed since (other rows, captions or classes), so the order of training and "
+                "what is held out would change too; put it back, or start anew with another run.dir"
             )
         lay_over(self.started.clip.model, weights, checkpoint)
         training, stepper = read_training_state(folder), self.started.stepper
@@ -183,6 +188,6 @@ class Keeper:
         self.progress.best = None if best is None else Best(**best)
         if self.evaluations is not None:
             self.evaluations.base = state["base_metrics"]
-            self.evaluations.base_similarity = state.get("base_similarity", {})
+            self.evaluations.first_similarity = state.get("first_similarity", {})
             self.evaluations.take(state["metrics"], self.progress.step)
             self.evaluations.best = state["best_metrics"]

@@ -5,10 +5,10 @@ Rows of a batch that share a caption, a class or an image are positives of each 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -116,7 +116,7 @@ class Contrastive:
 
     def chance(self, batch_size: int) -> float:
         """ln(batch): also with spread targets, since equal logits give every text the same probability."""
-        return float(torch.tensor(float(batch_size)).log())
+        return math.log(batch_size)
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,10 @@ class Siglip:
 
     def chance(self, batch_size: int) -> float:
         """The loss of the best constant logit with one positive a row: B times the entropy of 1/B."""
-        p = 1 / batch_size
-        yes, no = torch.tensor(p), torch.tensor(1 - p)
-        return float(-(yes * yes.log() + torch.xlogy(no, no)) * batch_size)
+        yes = 1 / batch_size
+        no = 1 - yes
+        entropy = -yes * math.log(yes) - (no * math.log(no) if no else 0.0)
+        return entropy * batch_size
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ class ZeroShot:
     Args:
         texts: the prompts of class 0, of class 1 and so on, the same number of each.
         classes: C, how many classes there are to choose from.
-        columns: (all classes,) which of these a label is; -1 for one that does not train.
+        columns: (all classes,) which of these a label is, rising, on the features' device; -1 for one that does not
+            train.
         label_smoothing: share of the target spread over all classes.
-        weights: (C,) weight of each class, or None.
+        weights: (C,) weight of each class, on the features' device, or None.
     """
 
     logit_scale: nn.Parameter
@@ -163,19 +165,23 @@ class ZeroShot:
     weights: Tensor | None = None
     needs_text: bool = True
 
+    @property
+    def trained(self) -> Tensor:
+        """(C,) the labels among which it asks, in the order of `texts`."""
+        return (self.columns >= 0).nonzero()[:, 0]
+
     def __call__(self, features: Features, targets: Targets) -> Tensor:
-        """The loss of a batch, a scalar; `features.text` has a row for each of `texts`."""
+        """The loss of a batch, a scalar; `features.text` has a row for each of `texts`, or for each class its mean."""
         assert features.text is not None
         prompts = features.text.unflatten(0, (self.classes, -1))  # (C, T, D)
         embeddings = F.normalize(prompts.mean(dim=1), dim=-1)  # (C, D)
         logits = self.logit_scale.exp() * features.image @ embeddings.T  # (B, C)
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        labels = self.columns.to(logits.device)[targets.labels]
-        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing)
+        labels = self.columns[targets.labels]
+        return F.cross_entropy(logits, labels, weight=self.weights, label_smoothing=self.label_smoothing)
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
-        return float(torch.tensor(float(self.classes)).log())
+        return math.log(self.classes)
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,7 @@ class Classify:
     Args:
         classifier: the head.
         label_smoothing: share of the target spread over all classes.
-        weights: (C,) weight of each class, or None.
+        weights: (C,) weight of each class, on the features' device, or None.
     """
 
     classifier: Classifier
@@ -197,9 +203,8 @@ class Classify:
     def __call__(self, features: Features, targets: Targets) -> Tensor:
         """The loss of a batch, a scalar."""
         logits = self.classifier(features.image)  # (B, C)
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits, targets.labels, weight=weights, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, targets.labels, weight=self.weights, label_smoothing=self.label_smoothing)
 
     def chance(self, batch_size: int) -> float:
         """ln(classes)."""
-        return float(torch.tensor(float(self.classifier.weight.shape[0])).log())
+        return math.log(len(self.classifier.weight))

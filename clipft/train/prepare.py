@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from clipft.config.loss_schema import LossConfig
 from clipft.config.schema import Config, ModelConfig
 from clipft.config.stages import stage_configs
 from clipft.data.captions import RepeatReport, repeats
+from clipft.data.digest import data_sha256
 from clipft.data.rows import Rows
-from clipft.data.shots import shots_in_words
-from clipft.data.sources import Splits, read_keep, read_source, read_splits
+from clipft.data.sources import Splits, read_keep, read_splits
 from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
-from clipft.model.classifier import Classifier
-from clipft.model.cost import Cost
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, one_search, work_out
-from clipft.train.cost import StepShape, step_cost
-from clipft.train.precision import choose_device, expected
+from clipft.train.loss_section import (
+    check_rows,
+    check_same_head,
+    check_search,
+    class_weights,
+    classifier_for,
+    resolve_loss,
+)
+from clipft.train.precision import choose_device
 from clipft.train.prompting import check_prompt
 from clipft.train.regularize import Pull, settle
 
@@ -132,30 +130,22 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
             plan = plan_of(own, meta, loss, splits.train.classes)
             search = plan.only_scale and len(configs) == 1
             if search:
-                _check_search(own.loss)
+                check_search(own.loss)
             sums = (one_search if search else work_out)(own, len(splits.train), found)
         stage = _stage(config, number, sums)
         stages.append(
             Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep, model=config.model)
         )
     plans = tuple(stage.plan for stage in stages)
-    two_encoders = config.model.name is None and config.model.pretrained is None  # joined by projections that are drawn
-    drawn = [
-        tower.name
-        for tower in (meta.image, meta.text)
-        if tower.projection_is_new or (two_encoders and tower.has_projection)
-    ]
-    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn)
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], _drawn(config.model, meta))
     return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 
-def _check_search(loss: LossConfig) -> None:
-    """What is searched for is the best scale of the plain loss."""
-    for key in ("label_smoothing", "class_weights"):
-        if getattr(loss, key) != LossConfig.model_fields[key].default:
-            raise InputError(
-                f"loss.{key}: where logit_scale alone trains, it is fitted to the plain loss; leave it out"
-            )
+def _drawn(model: ModelConfig, meta: MetaModel) -> list[str]:
+    """The towers whose projection is no part of the base: reset, or between two encoders that never met."""
+    two_encoders = model.name is None and model.pretrained is None
+    towers = (meta.image, meta.text)
+    return [t.name for t in towers if t.projection_is_new or (two_encoders and t.has_projection)]
 
 
 @contextmanager
@@ -187,7 +177,7 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
             raise InputError(
                 f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first"
             )
-        _check_same_head(config.loss, before.config.loss)
+        check_same_head(config.loss, before.config.loss)
     if loss in ("contrastive", "siglip") and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
@@ -195,14 +185,6 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
         check_rows(splits.val, loss, "data.val")
     class_weights(config.loss, splits.train)
     return loss
-
-
-def _check_same_head(loss: LossConfig, before: LossConfig) -> None:
-    """A classifier goes on from stage to stage as it was made."""
-    for key in ("features", "cosine", "bias"):
-        now, then = (str(getattr(section, key)).lower() for section in (loss, before))
-        if now != then:
-            raise InputError(f"loss.{key}: {now}, but the stage before has made its classifier with {then}; write that")
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
@@ -221,120 +203,6 @@ def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) 
     )
 
 
-@dataclass(frozen=True)
-class PlanReport:
-    """A plan without its run, for `clipft freeze-report` and `inspect`.
-
-    Args:
-        meta: the model that the plan is for.
-        base: where the weights would come from.
-        notes: what the plan could not know.
-        cost: of a step; None where it was not asked for.
-    """
-
-    meta: MetaModel
-    plan: Plan
-    base: str
-    notes: tuple[str, ...] = ()
-    cost: Cost | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What `freeze-report --json` prints."""
-        return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
-
-
-def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
-    """The plan of each stage without weights; see `report_plan`."""
-    reports = []
-    for number, own in enumerate(stage_configs(config)):
-        with stage_named(config, number):
-            reports.append(report_plan(own, with_cost=with_cost))
-    first = reports[0]
-    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
-    return tuple(reports)
-
-
-def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
-    """What bears on the plans and is not in them, without reading a row."""
-    if config.data.draw is not None:
-        yield f"data.shots: {shots_in_words(config.data.draw)}"
-    if len(reports) == 1 and reports[0].plan.only_scale:
-        yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
-
-
-def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
-    """The plan of one stage without weights; the data is asked only for its classes, and only by a classifier.
-
-    Args:
-        with_cost: count what a step costs, which takes a second or more.
-
-    Raises:
-        InputError: a model, or keys for it, that `prepare` refuses too.
-    """
-    meta = build_meta(config.model)
-    loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
-    prompt = config.model.text.prompt
-    own_vectors = prompt is not None and prompt.class_specific
-    classes: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
-    if loss in ("classifier", "zero_shot") or own_vectors:
-        try:
-            classes = read_source(config.data.train, config.data.class_names, "data.train").classes
-        except InputError as error:
-            sizes = {"classifier": "the classifier's size", "zero_shot": "the cost of a step"}
-            what = sizes.get(loss, "the number of prompt vectors")
-            unread = (f"{what} is not known, since the classes cannot be read: {error}",)
-        else:
-            meta = build_meta(config.model, classes=classes) if own_vectors else meta
-    check_pooled(meta)
-    notes = (*meta.resized, *unread)
-    plan = plan_of(config, meta, loss, classes)
-    if not with_cost or (loss == "zero_shot" and not classes):
-        return PlanReport(meta, plan, meta.base, notes)
-    shape = step_shape(config, loss, len(classes))
-    cost = step_cost(meta, plan, shape)
-    return PlanReport(meta, plan, meta.base, (*notes, *shape.precision.notes), cost)
-
-
-def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:
-    """What of a config a step's cost hangs on; `classes` is how many there are, where the loss is about all of them."""
-    train = config.train
-    device, precision = expected(train.device, train.precision)
-    return StepShape(
-        loss=loss,
-        batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch_size,
-        precision=precision,
-        pooled=config.loss.features == "pooled",
-        optimizer=config.optim.name,
-        device=device,
-        texts=classes * len(config.data.templates) if loss == "zero_shot" else None,
-    )
-
-
-def classifier_for(config: LossConfig, meta: MetaModel, num_classes: int, *, device: str) -> Classifier:
-    """A head of the width that `loss.features` names."""
-    width = meta.image.pooled_width if config.features == "pooled" else meta.image.embed_dim
-    with torch.device(device):
-        return Classifier(num_classes, width, cosine=config.cosine, bias=config.bias)
-
-
-def resolve_loss(config: LossConfig, *, has_bias: bool) -> str:
-    """The loss that `loss.type` means for this model.
-
-    Raises:
-        InputError: the sigmoid loss for a model without a bias (P23).
-    """
-    if config.type == "auto":
-        return "siglip" if has_bias else "contrastive"
-    if config.type == "siglip" and not has_bias:
-        raise InputError(
-            "loss.type: siglip needs a model with a logit_bias, which this one lacks; write auto, which takes "
-            "contrastive for it"
-        )
-    return config.type
-
-
 def check_pooled(meta: MetaModel) -> None:
     """Refuse a model whose tower gives a feature a token, not one: no loss here knows what to do with them."""
     for tower in (meta.image, meta.text):
@@ -343,59 +211,6 @@ def check_pooled(meta: MetaModel) -> None:
                 f"model.name: {meta.name}: its {tower.name} tower has no pooling (pool_type: none), so it gives a "
                 "feature for each token and cannot be trained here; name a model that pools"
             )
-
-
-def check_rows(rows: Rows, loss: str, key: str) -> None:
-    """Refuse rows without a class where the loss is about classes."""
-    if loss not in ("classifier", "zero_shot"):
-        return
-    if rows.labels is None:
-        raise InputError(
-            f"loss.type: {loss} needs a class for each row, and {key} ({rows.name}) has captions only; name "
-            f"a label column"
-        )
-    without = int((rows.labels < 0).sum())
-    if without:
-        first = rows.place(int((rows.labels < 0).argmax()))
-        raise InputError(
-            f"{key}: {without} rows have no class, the first is {first}; loss.type: {loss} needs one for each"
-        )
-
-
-def class_weights(loss: LossConfig, rows: Rows) -> Tensor | None:
-    """(C,) weights of the classes, or None for equal ones.
-
-    Raises:
-        InputError: `loss.class_weights` names a class that is not there.
-    """
-    if loss.class_weights is None:
-        return None
-    if loss.class_weights == "balanced":
-        counts = torch.as_tensor(rows.class_counts(), dtype=torch.float32)
-        return counts.sum() / (len(counts) * counts.clamp(min=1))
-    unknown = [name for name in loss.class_weights if name not in rows.classes]
-    if unknown:
-        raise InputError(
-            f"loss.class_weights: {unknown[0]!r} is not a class; the classes are {', '.join(rows.classes[:20])}"
-        )
-    return torch.tensor([loss.class_weights.get(name, 1.0) for name in rows.classes])
-
-
-def data_sha256(splits: Splits, keep: Rows | None = None) -> str:
-    """A digest of what trains and what measures: images by name, captions, labels, classes, in order."""
-    digest = hashlib.sha256()
-    for rows in (splits.train, splits.val, *(() if keep is None else (keep,))):
-        if rows is None:
-            digest.update(b"none")
-            continue
-        digest.update(json.dumps(rows.classes).encode())
-        for i in range(len(rows)):
-            digest.update(os.path.basename(rows.images[i]).encode("utf-8", "surrogatepass") + b"\0")
-            if rows.captions is not None:
-                digest.update(rows.captions[i].encode("utf-8", "surrogatepass") + b"\0")
-        if rows.labels is not None:
-            digest.update(rows.labels.tobytes())
-    return digest.hexdigest()
 
 
 def refuse_many_processes() -> None:

@@ -3,76 +3,30 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import clipft
-from clipft.config.data_schema import AugmentConfig
-from clipft.config.dump import dump_config
 from clipft.config.load import Loaded
-from clipft.config.schema import Config
-from clipft.data.augment import train_transform
-from clipft.data.batches import TrainBatches, resolve_workers, worker_death
+from clipft.data.batches import worker_death
 from clipft.data.captions import all_texts
-from clipft.errors import ClipftError, InputError
-from clipft.model.runfiles import CONFIG, peek_state
+from clipft.errors import ClipftError
 from clipft.model.standstill import frozen_hashes, set_modes
-from clipft.report.train_view import TrainView, in_time
+from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import set_aside, write_whole
 from clipft.train.ending import Finished, show_end
-from clipft.train.evaluation import Evaluations, check_metrics
-from clipft.train.folder import RESULT, RunFolder, choose_folder, resolved
+from clipft.train.folder import RESULT, choose_folder
 from clipft.train.interrupts import Interrupts, remember_interrupts
-from clipft.train.keeper import Keeper
-from clipft.train.loop import Progress, Rhythm, run_loop
-from clipft.train.metrics_log import MetricsLog, check_tensorboard
-from clipft.train.opening import disk_in_words, resume_in_words, show_plan, show_stage, show_start
-from clipft.train.optim import set_rates
-from clipft.train.prepare import Prepared, prepare_stages
+from clipft.train.loop import Rhythm, run_loop
+from clipft.train.opening import resume_in_words, show_stage
+from clipft.train.prepare import Prepared
+from clipft.train.ready import Ready, get_ready, training_batches
 from clipft.train.scale_search import search_scale
-from clipft.train.start import Started, next_stage, start
+from clipft.train.start import Started
 from clipft.train.watch import Watch
 
 SHEET = "first-batch.jpg"
-
-
-@dataclass
-class Ready:
-    """A run whose weights are loaded.
-
-    Args:
-        prepared: the stage that trains now, or comes next.
-        later: the stages after it.
-        started: what that stage trains with.
-        evaluations: None where nothing is measured.
-        checked: how many frozen tensors were found unmoved at the end of their stage.
-    """
-
-    prepared: Prepared
-    later: tuple[Prepared, ...]
-    started: Started
-    progress: Progress
-    view: TrainView
-    log: MetricsLog
-    evaluations: Evaluations | None
-    keeper: Keeper
-    checked: int = 0
-
-    def next_stage(self) -> None:
-        """Put the next stage's plan on the model."""
-        self.prepared, *later = self.later
-        self.later = tuple(later)
-        self.started = next_stage(self.prepared, self.started)
-        self.keeper.enter(self.prepared, self.started)
-        if self.evaluations is not None:
-            self.evaluations.enter(self.prepared, self.started)
 
 
 def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -> Finished:
@@ -86,7 +40,7 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     """
     began = time.monotonic()
     folder = choose_folder(loaded.config, name, resume=resume)
-    ready = _get_ready(loaded, folder, view, write=True)
+    ready = get_ready(loaded, folder, view, write=True)
     last = (ready.prepared, *ready.later)[-1]
     view.begin(last.stage.last_epoch, last.arithmetic.steps_per_epoch)
     try:
@@ -107,77 +61,6 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
     finished = _finish(ready)
     show_end(finished, ready.prepared, ready.progress, view, time.monotonic() - began)
     return finished
-
-
-def dry_run(loaded: Loaded, name: str, view: TrainView) -> None:
-    """Everything up to one step and one evaluation batch, then say what would happen; nothing is written."""
-    folder = choose_folder(loaded.config, name, resume=False)
-    if folder.resume_from is not None:
-        rehearsal = f"{folder.path} holds an unfinished run; this rehearsal begins with the base"
-        folder = replace(folder, notes=(*folder.notes[:-1], rehearsal))  # in place of "going on with"
-    ready = _get_ready(loaded, folder, view, write=False)
-    prepared, stepper = ready.prepared, ready.started.stepper
-    if ready.evaluations is not None:
-        rows = len(ready.evaluations.rows)
-        ready.evaluations.shorten(loaded.config.train.batch_size)
-        view.note(f"the base on one evaluation batch, {len(ready.evaluations.rows)} of {rows} rows:")
-        ready.evaluations.measure_base()
-    if prepared.searches:
-        words = f"the search for {prepared.plan.trainable[0].name} is left out; it would write to {folder.path}"
-        view.facts([("dry run", f"{words}. Nothing was written")])
-        return
-    frozen = frozen_hashes(ready.started.clip.model, prepared.plan)
-    set_modes(ready.started.clip.model, prepared.plan, training=True)
-    begin = time.monotonic()
-    batches = _batches(prepared, ready.started)
-    batch = next(batches.epoch(loaded.config.train.first_epoch))
-    set_rates(stepper.optimizer, ready.started.schedule, 0)
-    stepper(batch)
-    seconds = time.monotonic() - begin
-    batches.close()
-    check_frozen(frozen, frozen_hashes(ready.started.clip.model, prepared.plan))
-    last = (prepared, *ready.later)[-1]
-    steps = last.stage.first_step + last.arithmetic.steps
-    words = f"one step took {seconds:.1f} s, loading included; {steps} steps would take at most about "
-    words += f"{in_time(seconds * steps)} and write to {folder.path}. Nothing was written"
-    view.facts([("dry run", words)])
-
-
-def _get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: bool) -> Ready:
-    """Config to weights: everything that can be refused is refused here, before anything is written or measured."""
-    config = loaded.config
-    if config.run.tensorboard:
-        check_tensorboard()
-    stages = prepare_stages(config)
-    if stages[0].splits.val is not None:
-        check_metrics(config, stages[0].splits.val, [stage.loss for stage in stages], stages[0].keep)
-    number = _stage_of(folder, stages)
-    show_plan(stages, loaded, view, folder.notes)
-    prepared = stages[number]
-    started = start(prepared)
-    show_start(prepared, started, view)
-    if write:
-        _open_folder(folder, config, stages)
-        view.log_to(folder.path / "log.txt")
-    resumed_at = None if folder.resume_from is None else int(folder.resume_from.name.removeprefix("step-"))
-    progress = Progress()
-    path = folder.path if write else None
-    log = MetricsLog(path, tensorboard=config.run.tensorboard, keep_to_step=resumed_at)
-    rows = prepared.splits.val
-    evaluations = None
-    if rows is not None:
-        evaluations = Evaluations(prepared, started, progress, rows, view, log, path, prepared.keep)
-    keeper = Keeper(folder.path, stages[: number + 1], started, progress, evaluations)
-    view.facts([("disk", disk_in_words(keeper, prepared))])
-    return Ready(prepared, stages[number + 1 :], started, progress, view, log, evaluations, keeper)
-
-
-def _stage_of(folder: RunFolder, stages: Sequence[Prepared]) -> int:
-    """The stage that wrote the checkpoint to go on from; the first for a new run."""
-    if folder.resume_from is None:
-        return 0
-    epoch: int = peek_state(folder.resume_from)["epoch"]
-    return next(number for number, prepared in enumerate(stages) if epoch <= prepared.stage.last_epoch)
 
 
 def _take_up(ready: Ready, checkpoint: Path, damaged: tuple[Path, ...]) -> None:
@@ -226,7 +109,7 @@ def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
     rhythm = Rhythm(prepared.stage.last_epoch, None if every == "epoch" else every, config.train.first_epoch)
     if evaluations is not None and rhythm.evaluate_every is not None:
         evaluations.on_best = lambda: keeper.save(epoch_end=False)
-    batches = _batches(prepared, started)
+    batches = training_batches(prepared, started)
     try:
         run_loop(
             started.stepper,
@@ -250,21 +133,6 @@ def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
         view.note(f"{len(batches.bad)} of {total} training images could not be decoded and others took their place")
 
 
-def _batches(prepared: Prepared, started: Started) -> TrainBatches:
-    data = prepared.config.data
-    augment = data.augment if isinstance(data.augment, AugmentConfig) else None
-    return TrainBatches(
-        prepared.splits.train,
-        train_transform(started.clip.preprocess_cfg, augment),
-        templates=data.templates,
-        batch_size=prepared.config.train.batch_size,
-        seed=prepared.config.run.seed,
-        workers=resolve_workers(data.workers),
-        max_bad_fraction=data.max_bad_fraction,
-        pin_memory=started.device.type == "cuda",
-    )
-
-
 def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) -> None:
     """All texts that training can show, where the text backbone stands still, and the base's for what pulls to it."""
     rows, templates = prepared.splits.train, prepared.config.data.templates
@@ -276,35 +144,6 @@ def _encode_frozen_texts(prepared: Prepared, started: Started, view: TrainView) 
     started.stepper.network.prepare_texts(texts, watch)
     if started.stepper.regularizer.base is not None:
         started.stepper.regularizer.base.prepare_texts(texts, watch)
-
-
-def _open_folder(folder: RunFolder, config: Config, stages: Sequence[Prepared]) -> None:
-    path = folder.path
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a name that is too long, a disk that is full
-        raise InputError(f"run.dir: {path} cannot be made ({error.strerror}); name another folder") from None
-    if folder.resume_from is not None:
-        return
-    write_whole(path / CONFIG, dump_config(resolved(config)))
-    plans = [prepared.plan.to_json() for prepared in stages]
-    write_whole(path / "plan.json", json.dumps(plans[0] | ({"stages": plans} if len(plans) > 1 else {}), indent=1))
-    write_whole(path / "environment.json", json.dumps(environment(), indent=1))
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device: what a run may depend on. No environment variable is recorded."""
-    packages = ("torch", "torchvision", "open_clip_torch", "timm", "safetensors", "pydantic")
-    cuda = torch.cuda.is_available()
-    return {
-        "clipft": clipft.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def _finish(ready: Ready) -> Finished:

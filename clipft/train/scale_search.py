@@ -20,9 +20,9 @@ from clipft.data.batches import resolve_workers
 from clipft.data.columns import Ints
 from clipft.data.draws import ORDER, shuffled
 from clipft.data.rows import Rows
-from clipft.errors import ClipftError, InputError
+from clipft.errors import ClipftError
 from clipft.evaluate.measure import encode_rows
-from clipft.evaluate.parts import Encode, Seen
+from clipft.evaluate.parts import Encode
 from clipft.model.clip_model import ClipModel
 from clipft.report.train_view import TrainView
 from clipft.train.evaluation import Evaluations
@@ -32,6 +32,7 @@ from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
 from clipft.train.scale_optimum import Block, Blocks, Figures, Kind, figures, find_optimum
 from clipft.train.start import Started
+from clipft.train.unreadable import tell_unreadable
 
 _COSINES_AT_ONCE = 1 << 22  # 32 MB in float64
 
@@ -147,7 +148,7 @@ def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: T
         autocast=autocast,
         watch=view.watch,
     )
-    _check_faults(seen, len(rows), config.data.max_bad_fraction, view)
+    tell_unreadable(seen.faults, seen.rows.name, len(rows), config.data.max_bad_fraction, view, set())
     encode = Encode(started.clip, config.data.templates, device, autocast)
     labels = seen.labels
     if _has_classes(rows):
@@ -162,17 +163,6 @@ def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: T
         text_of, kept = torch.from_numpy(codes), torch.arange(len(codes))
     identities = torch.from_numpy(seen.rows.identities)
     return Encoded(name, seen.images, texts, seen.image_of[kept], text_of[kept], identities[kept], labels[kept])
-
-
-def _check_faults(seen: Seen, rows: int, limit: float, view: TrainView) -> None:
-    """Name the images that cannot be read; too many of them end the run (P3)."""
-    for fault in seen.faults:
-        view.warn(f"{fault}; it is left out")
-    if len(seen.faults) > limit * rows:
-        raise InputError(
-            f"{len(seen.faults)} of {rows} images of {seen.rows.name} cannot be decoded, more than the {limit:.2%} of "
-            f"data.max_bad_fraction; the first is {seen.faults[0]}. Mend or remove them"
-        )
 
 
 def _batched(encoded: Encoded, prepared: Prepared) -> Blocks:

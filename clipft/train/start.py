@@ -20,11 +20,12 @@ from clipft.model.standstill import apply_plan, moving_modules
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average
 from clipft.train.base import Base, keep_base
+from clipft.train.loss_section import class_weights, classifier_for
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip, ZeroShot
 from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
-from clipft.train.prepare import Prepared, class_weights, classifier_for
+from clipft.train.prepare import Prepared
 from clipft.train.pulls import Regularizer, regularizer
 from clipft.train.step import Stepper
 
@@ -144,8 +145,9 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         return Siglip(clip.logit_scale, model.get_parameter("logit_bias"))
     loss = prepared.config.loss
     weights = class_weights(loss, prepared.splits.train)
+    weights = None if weights is None else weights.to(device)
     if prepared.loss == "zero_shot":
-        return _zero_shot(prepared, clip, weights)
+        return _zero_shot(prepared, clip, device, weights)
     if isinstance(trained := getattr(model, "classifier", None), Classifier):  # of the stage before
         return Classify(trained, loss.label_smoothing, weights)
     with torch.random.fork_rng(devices=[]):
@@ -162,11 +164,11 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
     return Classify(model.classifier, loss.label_smoothing, weights)
 
 
-def _zero_shot(prepared: Prepared, clip: ClipModel, weights: Tensor | None) -> ZeroShot:
+def _zero_shot(prepared: Prepared, clip: ClipModel, device: torch.device, weights: Tensor | None) -> ZeroShot:
     """Over the classes that train: novel ones are there to be measured alone."""
     rows, loss = prepared.splits.train, prepared.config.loss
     trained = [name for name in rows.classes if name not in rows.novel]
-    columns = torch.tensor([trained.index(name) if name in trained else -1 for name in rows.classes])
+    columns = torch.tensor([trained.index(name) if name in trained else -1 for name in rows.classes], device=device)
     texts = tuple(chain.from_iterable(class_prompts(trained, prepared.config.data.templates)))
     weights = None if weights is None else weights[columns >= 0]
     return ZeroShot(clip.logit_scale, texts, len(trained), columns, loss.label_smoothing, weights)
@@ -178,6 +180,5 @@ def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
     if moving:
         raise InputError(
             f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their "
-            f"statistics over pieces "
-            "are not those of the batch; leave it out, or freeze these layers"
+            "statistics over pieces are not those of the batch; leave it out, or freeze these layers"
         )

@@ -170,8 +170,8 @@ class Stepper:
         if self._skipped_in_a_row >= MAX_SKIPPED:
             raise ClipftError(
                 f"fp16 gradients overflowed in {MAX_SKIPPED} steps in a row (loss scale "
-                f"{self.scaler.get_scale():.2g}), so "
-                "nothing is learnt; set train.precision: bf16 or fp32, or lower optim.lr"
+                f"{self.scaler.get_scale():.2g}), so nothing is learnt; set train.precision: "
+                "bf16 or fp32, or lower optim.lr"
             )
 
     def _hold_scale(self) -> None:
@@ -186,9 +186,8 @@ class Stepper:
         scale = self.network.clip.scale
         return (
             f"{what} with learning rates {', '.join(f'{r:.3g}' for r in rates)} and logit_scale {scale:.1f}; "
-            f"the batch's "
-            f"first images: {', '.join(self.image_name(int(i)) for i in batch.indices[:3])}. Lower optim.lr, or set "
-            "train.precision: fp32"
+            f"the batch's first images: {', '.join(self.image_name(int(i)) for i in batch.indices[:3])}. Lower "
+            "optim.lr, or set train.precision: fp32"
         )
 
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from clipft.config.data_schema import DataConfig
+from clipft.data.digest import data_sha256
 from clipft.data.rows import Rows
 from clipft.data.shots import shots_in_words
 from clipft.data.sources import Splits, read_splits
 from clipft.errors import InputError
-from clipft.train.prepare import data_sha256
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from clipft.data.rows import FileImages, Rows
 from clipft.data.sources import read_source
 from clipft.errors import ClipftError, InputError
 from clipft.evaluate.measure import Measurement, figure_names, higher_is_better, measure
+from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
@@ -114,6 +115,23 @@ def test_the_loss_is_weighted_by_rows_and_told_with_its_batch_size(clip: ClipMod
     assert found.losses["loss"] == pytest.approx((8 * 8 + 4 * 4) / 12)
     assert found.counts["loss_batch_size"] == 8
     assert "loss" in figure_names(rows, classifier=False, loss=True)
+
+
+def test_a_loss_among_classes_sees_their_rows_and_all_their_embeddings(clip: ClipModel, tiny_photos: Path) -> None:
+    rows = read_source(FolderSource(folder=str(tiny_photos)), {})  # blue, green and red
+    asked: list[int] = []
+
+    def loss(image: torch.Tensor, text: torch.Tensor | None, *numbers: torch.Tensor) -> torch.Tensor:
+        assert text is not None
+        torch.testing.assert_close(text, class_embeddings(clip, ("green", "red"), ("a {} thing",), device=CPU))
+        asked.extend(numbers[1].tolist())
+        return torch.tensor(1.0)
+
+    found = figures(clip, rows, loss=loss, among=torch.tensor([1, 2]), batch_size=5)
+    assert sorted(asked) == [1] * 4 + [2] * 4
+    assert found.losses["loss"] == 1.0
+    none = figures(clip, rows.take(np.arange(4)), loss=loss, among=torch.tensor([1, 2]))
+    assert "loss" not in none.losses
 
 
 def test_the_loss_sees_each_row_with_its_own_text(clip: ClipModel, tiny_photos: Path) -> None:

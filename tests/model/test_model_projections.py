@@ -23,7 +23,7 @@ from clipft.model.plan import Plan
 from clipft.model.recipe import Sizes
 from clipft.model.resize import resize
 from clipft.model.towers import towers_of
-from clipft.train.prepare import report_plan
+from clipft.train.plan_report import report_plan
 
 WITHOUT = {
     "native, no text projection",

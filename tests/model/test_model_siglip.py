@@ -15,7 +15,7 @@ from clipft.config.loss_schema import LossConfig
 from clipft.config.schema import ModelConfig
 from clipft.errors import InputError
 from clipft.model.build import build
-from clipft.train.prepare import resolve_loss
+from clipft.train.loss_section import resolve_loss
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from clipft.model.plan import Plan
 from clipft.model.towers import towers_of
 from clipft.report.amounts import counted, in_bytes, in_flops, share
 from clipft.report.freeze_table import print_every_parameter, print_freeze_report, rate, shape_words
-from clipft.train.prepare import report_plan
+from clipft.train.plan_report import report_plan
 
 VIT_B_32 = """\
 ViT-B-32 · laion2b_s34b_b79k · 151,277,313 parameters
@@ -120,6 +120,12 @@ def test_what_a_step_costs(vit_b_32: nn.Module) -> None:
     start = VIT_B_32.index(" memory")
     end = VIT_B_32.index(" frozen   stays")
     assert report(plan, cost=cost_of(plan)) == VIT_B_32[:start] + COST + VIT_B_32[end:]
+
+
+def test_what_is_held_twice_has_a_line_of_its_own(vit_b_32: nn.Module) -> None:
+    plan = plan_of(vit_b_32)
+    text = report(plan, cost=cost_of(plan, copies=1_210_000_000))
+    assert "optimiser 1.2 GB\n          copies 1.2 GB of what trains, for train.ema or train.regularize\n" in text
 
 
 def test_what_pieces_and_training_everything_cost(vit_b_32: nn.Module) -> None:

@@ -19,7 +19,7 @@ from clipft.evaluate.compare import evaluate_target
 from clipft.export import export
 from clipft.model.build import build
 from clipft.train.overfit import overfit
-from clipft.train.run import dry_run
+from clipft.train.rehearsal import dry_run
 
 FROZEN = {"freeze_backbone": True, "projection": "freeze"}
 ONLY_SCALE: dict[str, Any] = {"image": FROZEN, "text": FROZEN}

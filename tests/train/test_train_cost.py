@@ -18,8 +18,10 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.train.cost import StepShape, step_cost
+from clipft.train.plan_report import report_plan, report_plans, step_shape
 from clipft.train.precision import Precision, expected
-from clipft.train.prepare import plan_of, report_plan, step_shape
+from clipft.train.prepare import plan_of, prepare
+from clipft.train.start import start
 
 FROZEN = {"freeze_backbone": True}
 HEADS = {"image": FROZEN, "text": FROZEN}
@@ -66,6 +68,7 @@ def test_every_family_costs_what_is_said(family: str, tmp_path: Path) -> None:
         (HEADS, {"loss": {"type": "classifier", "features": "pooled", "init": "random"}}),
         (LAST, {"optim": {"name": "sgd"}, "train": {"precision": "bf16"}}),
         (HEADS, {"train": {"micro_batch_size": 6}}),
+        (LAST, {"train": {"ema": {}, "regularize": {"type": "l2sp", "weight": 0.1}}}),
         ({"image": {"prompt": {"length": 3, "depth": 2}}, "text": {"prompt": {"length": 4, "depth": 2}}}, {}),
     ],
     ids=str,
@@ -178,6 +181,41 @@ def test_the_model_is_as_it_was(tiny_native: Path) -> None:
     assert not any(module.training for module in meta.model.modules())
 
 
+PULL = {"type": "feature_distill", "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "what", "train", "copied"),
+    [
+        ("native, class token", {}, {}, (False, False)),
+        ("native, class token", {}, {"ema": {}}, (True, False)),
+        ("modified resnet", {}, {"regularize": PULL}, (False, True)),  # BatchNorm's statistics among the base's tensors
+        ("native, class token", {"image": {"lora": {"rank": 2}}}, {"ema": {}, "regularize": PULL}, (True, True)),
+    ],
+)
+def test_what_a_run_holds_twice_is_counted(
+    family: str, what: dict[str, Any], train: dict[str, Any], copied: tuple[bool, bool], tmp_path: Path
+) -> None:
+    """Beside the bytes of the copies that a run really has."""
+    model = write_base(family, tmp_path / "base")
+    cost, plain = cost_of(config_of(model, what, train=dict(train))), cost_of(config_of(model, what))
+    started = start(prepare(config_of(model, what, train=dict(train))))
+    average = started.stepper.average.bytes
+    base = 0 if started.base is None else sum(t.nbytes for t in started.base.tensors.values())
+    assert (average > 0, base > 0) == copied
+    assert cost.copies == average + base
+    assert cost.peak == plain.peak + cost.copies
+
+
+def test_a_stage_holds_the_base_of_all_stages(tiny_native: Path) -> None:
+    stages = [{"epochs": 1, "model": LAST}, {"epochs": 1, "model": {"image": {"freeze_layers": 0}, "text": FROZEN}}]
+    config = config_of(tiny_native, train={"regularize": PULL}, stages=stages)
+    copies = {report.cost.copies for report in report_plans(config) if report.cost is not None}
+    base = start(prepare(config)).base
+    assert base is not None
+    assert copies == {sum(t.nbytes for t in base.tensors.values())}
+
+
 @pytest.mark.slow
 def test_the_largest_model_needs_no_memory_of_its_own() -> None:
     cost = cost_of(config_of("ViT-bigG-14", HEADS, train={"batch_size": 64}))
@@ -202,7 +240,7 @@ def test_what_a_script_gets(tiny_native: Path) -> None:
         "rows_at_once": 8,
         "precision": "fp32",
     }
-    assert cost["bytes"].keys() == {"weights", "gradients", "optimizer", "activations", "peak"}
+    assert cost["bytes"].keys() == {"weights", "gradients", "optimizer", "copies", "activations", "peak"}
     assert cost["flops"].keys() == {"forward", "backward", "everything"}
     assert cost["flops"]["everything"].keys() == {"forward", "backward"}
 

@@ -20,7 +20,7 @@ from clipft.evaluate.measure import measure
 from clipft.model.build import build
 from clipft.report.train_view import TrainView
 from clipft.train.evaluation import short_name
-from clipft.train.run import dry_run
+from clipft.train.rehearsal import dry_run
 
 CPU = torch.device("cpu")
 

@@ -24,8 +24,9 @@ from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint
 from clipft.model.saved import load_saved
 from clipft.predict import Compute, predict_classes
-from clipft.train.prepare import prepare, report_plan
-from clipft.train.run import dry_run
+from clipft.train.plan_report import report_plan
+from clipft.train.prepare import prepare
+from clipft.train.rehearsal import dry_run
 from clipft.train.start import start
 
 CPU = torch.device("cpu")

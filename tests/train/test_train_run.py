@@ -17,7 +17,7 @@ from clipft.model.build import build
 from clipft.model.runfiles import open_checkpoint, verify
 from clipft.model.saved import load_saved
 from clipft.train.checkpoint import committed
-from clipft.train.run import dry_run
+from clipft.train.rehearsal import dry_run
 
 
 def test_a_run_learns_and_records_itself(write: Write) -> None:
@@ -218,3 +218,20 @@ def test_a_best_that_is_not_kept_is_not_pointed_to(write: Write) -> None:
 def test_the_log_has_the_freeze_report(write: Write) -> None:
     finished = go(write(train={"epochs": 1}))
     assert "backbone tensors train" in (finished.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (("strategy=logit_scale",), 1),  # a search writes one, whatever is to be kept
+        (("train.epochs=1",), 1),
+        (("train.epochs=3", "optim.lr=1e-12"), 3),  # nothing moves, so the first is the best
+    ],
+)
+def test_the_disk_line_counts_the_checkpoints_that_are_written(
+    write: Write, overrides: tuple[str, ...], count: int
+) -> None:
+    shown = view()
+    run = go(write(evaluate={"best": "zero_shot_top1"}), *overrides, shown=shown).folder
+    assert len(list((run / "checkpoints").glob("step-*"))) == count
+    assert f"disk {count} checkpoint{'s' if count > 1 else ''} of " in " ".join(said(shown).split())

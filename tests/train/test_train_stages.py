@@ -14,6 +14,7 @@ from clipft.errors import ConfigError, InputError
 from clipft.model.build import build
 from clipft.model.saved import load_saved
 from clipft.train.prepare import prepare_stages
+from clipft.train.rehearsal import dry_run
 
 HEADS = {"image": {"freeze_backbone": True}, "text": {"freeze_backbone": True}}
 OPEN = {"image": {"freeze_layers": 1}}
@@ -208,3 +209,16 @@ def test_a_loss_that_changes_cannot_choose_the_best(write: Write) -> None:
         InputError, match=r"evaluate.best: loss is another one in each stage \(contrastive, classifier\)"
     ):
         go(path)
+
+
+def test_a_rehearsal_of_an_unfinished_run_begins_with_its_first_stage(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = ({"epochs": 1, "model": HEADS}, {"epochs": 2, "model": HEADS, "loss": {"type": "classifier"}})
+    path = with_stages(write(), *stages)
+    stop_after(2, path, monkeypatch)
+    shown = view()
+    dry_run(load_config(path), path.stem, shown)
+    text = " ".join(said(shown).split())
+    assert "holds an unfinished run; this rehearsal begins with the base" in text
+    assert "epoch train loss val loss zero-shot top-1" in text  # there is no classifier yet

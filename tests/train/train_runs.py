@@ -21,8 +21,9 @@ from clipft.model.build import build
 from clipft.model.saved import load_saved
 from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
+from clipft.train.ending import Finished
 from clipft.train.prepare import Prepared
-from clipft.train.run import Finished, train
+from clipft.train.run import train
 from clipft.train.start import Started
 
 Write = Callable[..., Path]
