@@ -38,7 +38,7 @@ class ShotsConfig(Section):
     per_class: PositiveInt
     """Images to take of each class."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    """Another seed draws other images; run.seed changes nothing about them."""
+    """Another seed draws other images; run.seed changes nothing about them, unless it splits off data.val."""
 
 
 class DataConfig(Section):
@@ -49,8 +49,8 @@ class DataConfig(Section):
     val: SourceOrFraction | None = 0.1
     """What to measure on: a source, or a fraction of train held out by image; null measures nothing."""
     templates: Templates = ("a photo of a {}.",)
-    """Prompts that a class name is put into: one is drawn at random in training, all are averaged
-    in evaluation (CLIP, section 3.1.4)."""
+    """Prompts that a class name is put into: one is drawn at random in training (all are averaged under
+    loss.type: zero_shot), all are averaged in evaluation (CLIP, section 3.1.4)."""
     class_names: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
     """Folder or label name to the words for it: {"0": zero}."""
     shots: ShotsConfig | PositiveInt | None = None

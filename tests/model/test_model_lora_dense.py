@@ -35,7 +35,7 @@ def test_it_is_the_dense_form_forward_and_backward(kind: str, dora: bool, tmp_pa
     model = copy.deepcopy(base)
     towers = joined(model, dora=dora, alpha=3.0)
     lora = stir(model)
-    assert all(".magnitude" in name for name in lora if name[-1] not in "ab") == dora or not dora
+    assert any(name.endswith(".magnitude") for name in lora) == dora
     x, ids = images(model).double(), tokens()
     ours = encoded(model, x, ids)
     theirs = encoded(base, x, ids, dense(base, towers, lora, scaling=1.5))
