@@ -75,6 +75,23 @@ class ClipModel:
         finally:
             self.tokenizer, self.image.prompt, self.text.prompt = kept
 
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Within, the model goes its base's way: past prompt vectors and feature adapters.
+
+        LoRA and adapters stay, which begin as the identity. The values of the weights are those of now.
+        """
+        towers = (self.image, self.text)
+        kept = [tower.feature_adapter for tower in towers]
+        for tower in towers:
+            tower.feature_adapter = None
+        try:
+            with self.without_prompts():
+                yield
+        finally:
+            for tower, adapter in zip(towers, kept, strict=True):
+                tower.feature_adapter = adapter
+
 
 def join(
     recipe: Recipe,

@@ -98,15 +98,7 @@ class BaseFeatures:
 
     @contextmanager
     def _standing(self) -> Iterator[None]:
-        """The model as its base: in evaluation mode, the base's tensors in it, past prompts and feature adapters."""
+        """The model as its base: in evaluation mode, the base's tensors in it, past what the base does not have."""
         clip = self.network.clip
-        towers = (clip.image, clip.text)
-        adapters = [tower.feature_adapter for tower in towers]
-        for tower in towers:
-            tower.feature_adapter = None
-        try:
-            with clip.without_prompts(), measuring(clip.model), in_place(self._pairs):
-                yield
-        finally:
-            for tower, adapter in zip(towers, adapters, strict=True):
-                tower.feature_adapter = adapter
+        with clip.as_base(), measuring(clip.model), in_place(self._pairs):
+            yield
