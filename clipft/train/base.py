@@ -35,7 +35,7 @@ def keep_base(clip: ClipModel, plans: Iterable[Plan]) -> Base:
     """Copies of what the plans of a run move in the towers: parameters that train and buffers that move.
 
     To be taken before the first step and before a checkpoint is laid over the base, so that a resumed run has the same.
-    LoRA and adapters begin as the identity: with these copies of theirs the model is its base.
+    Adapters begin as the identity: with these copies of theirs the model is its base.
     """
     state = clip.model.state_dict()
     return Base({name: state[name].detach().clone() for name in moving_names(clip.model, plans)}, clip.scale)
