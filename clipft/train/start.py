@@ -155,7 +155,7 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        with nullcontext() if prepared.stage.number else clip.without_prompts():  # drawn ones would say nothing
+        with nullcontext() if prepared.stage.number else clip.as_base():  # what is drawn would say nothing
             prompts = class_embeddings(
                 clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
             )

@@ -22,7 +22,9 @@ from clipft.model.clip_model import ClipModel
 from clipft.model.saved import load_saved
 from clipft.train.evaluation import Evaluations
 from clipft.train.folder import choose_folder
+from clipft.train.prepare import prepare
 from clipft.train.ready import get_ready
+from clipft.train.start import start
 
 ADAPTER = {"adapter": {"bottleneck": 4}}
 FEATURE = {"feature_adapter": {}, "projection": "freeze"}
@@ -114,6 +116,15 @@ def test_a_feature_adapter_under_a_classifier(write: Write, base: str) -> None:
         *(name for tower in (clip.image, clip.text) for name in tower.added),  # the text's stands still, yet is new
         *("classifier.weight", "classifier.bias"),
     }
+
+
+def test_a_classifier_starts_from_the_prompts_of_the_base(write: Write, base: str) -> None:
+    """Not from what a drawn feature adapter makes of them."""
+    heads = []
+    for name, section in (("plain", {}), ("adapted", {"feature_adapter": {"ratio": 1.0}})):
+        config = load_config(write(name, loss={"type": "classifier"}, **sections(base, section))).config
+        heads.append(start(prepare(config)).clip.model.get_parameter("classifier.weight"))
+    assert torch.equal(*heads)
 
 
 def test_train_only(write: Write, base: str) -> None:
