@@ -99,6 +99,15 @@ class Prepared:
         """The class names, a label's index into them."""
         return self.splits.train.classes
 
+    def all_rows(self) -> Iterator[tuple[str, Rows, Sequence[str]]]:
+        """Where rows were named, the rows, and the templates of their classes: to train, to measure, to watch."""
+        templates = self.config.data.templates
+        yield "data.train", self.splits.train, templates
+        if self.splits.val is not None:
+            yield "data.val", self.splits.val, templates
+        if self.keep is not None:
+            yield "evaluate.keep", self.keep, self.config.evaluate.keep_templates or templates
+
 
 def prepare(config: Config) -> Prepared:
     """The run's first stage; see `prepare_stages`."""
