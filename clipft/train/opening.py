@@ -52,6 +52,8 @@ def _say_kept(prepared: Prepared, view: TrainView) -> None:
         return
     for note in prepared.keep.notes:
         view.note(note)
+    if prepared.keep.labels is None and prepared.config.evaluate.keep_templates is not None:
+        view.note("evaluate.keep_templates is not used: evaluate.keep has captions and no classes")
     for warning in keep_overlap(prepared.splits.train, prepared.keep):
         view.warn(warning)
 

@@ -16,9 +16,9 @@ from clipft.model.cost import Cost
 from clipft.model.plan import Plan
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
-from clipft.train.loss_section import resolve_loss
+from clipft.train.loss_section import check_start, resolve_loss
 from clipft.train.precision import expected
-from clipft.train.prepare import check_pooled, plan_of, stage_named
+from clipft.train.prepare import check_pooled, drawn_projections, plan_of, stage_named
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport,
     sketches = []
     for number, own in enumerate(stage_configs(config)):
         with stage_named(config, number):
-            sketches.append(_sketch(own))
+            sketches.append(_sketch(own, first=number == 0))
     reports = [sketch.report for sketch in sketches]
     if with_cost:
         plans = [report.plan for report in reports]
@@ -91,9 +91,11 @@ class _Sketch:
     report: PlanReport
 
 
-def _sketch(config: Config) -> _Sketch:
+def _sketch(config: Config, *, first: bool = True) -> _Sketch:
     meta = build_meta(config.model)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    if first:
+        check_start(config.loss, drawn_projections(config.model, meta))
     prompt = config.model.text.prompt
     own_vectors = prompt is not None and prompt.class_specific
     classes: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ from clipft.train.loss_section import (
     check_rows,
     check_same_head,
     check_search,
+    check_start,
     class_weights,
     classifier_for,
     resolve_loss,
@@ -98,6 +99,15 @@ class Prepared:
         """The class names, a label's index into them."""
         return self.splits.train.classes
 
+    def all_rows(self) -> Iterator[tuple[str, Rows, Sequence[str]]]:
+        """Where rows were named, the rows, and the templates of their classes: to train, to measure, to watch."""
+        templates = self.config.data.templates
+        yield "data.train", self.splits.train, templates
+        if self.splits.val is not None:
+            yield "data.val", self.splits.val, templates
+        if self.keep is not None:
+            yield "evaluate.keep", self.keep, self.config.evaluate.keep_templates or templates
+
 
 def prepare(config: Config) -> Prepared:
     """The run's first stage; see `prepare_stages`."""
@@ -137,11 +147,11 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
             Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep, model=config.model)
         )
     plans = tuple(stage.plan for stage in stages)
-    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], _drawn(config.model, meta))
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn_projections(config.model, meta))
     return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
 
 
-def _drawn(model: ModelConfig, meta: MetaModel) -> list[str]:
+def drawn_projections(model: ModelConfig, meta: MetaModel) -> list[str]:
     """The towers whose projection is no part of the base: reset, or between two encoders that never met."""
     two_encoders = model.name is None and model.pretrained is None
     towers = (meta.image, meta.text)
@@ -178,6 +188,8 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
                 f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first"
             )
         check_same_head(config.loss, before.config.loss)
+    if before is None:
+        check_start(config.loss, drawn_projections(config.model, meta))
     if loss in ("contrastive", "siglip") and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
