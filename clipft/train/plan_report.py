@@ -140,4 +140,5 @@ def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:
         optimizer=config.optim.name,
         device=device,
         texts=classes * len(config.data.templates) if loss == "zero_shot" else None,
+        classes=classes if loss == "zero_shot" else None,
     )
