@@ -15,12 +15,12 @@ from clipft.config.values import Section
 
 
 class EarlyStopConfig(Section):
-    """When to end before the last epoch."""
+    """When to end before the last epoch: the run, or a stage that others follow."""
 
     metric: str | None = None
     """The metric to watch; null takes evaluate.best."""
     patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations without a new best before the run ends."""
+    """Evaluations of a stage without a new best before it ends."""
 
 
 class TrainConfig(Section):

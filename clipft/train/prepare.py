@@ -53,6 +53,13 @@ class Stage:
     last_epoch: int
     fresh_optimizer: bool
 
+    def stopped_in_words(self) -> str:
+        """What early stopping ends."""
+        if self.number + 1 == self.count:
+            return "the run ends here (train.early_stop)"
+        stage = f"stage {self.number + 1} of {self.count}"
+        return f"{stage} ends here (train.early_stop); the next begins with epoch {self.last_epoch + 1}"
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -199,6 +199,47 @@ def test_early_stopping_waits_for_the_stage_that_measures_its_metric(write: Writ
     assert len(lines(finished.folder, "evaluation")) == 5
 
 
+STANDING = {"optim": {"lr": 1e-12}, "train": {"early_stop": {"metric": "zero_shot_top1", "patience": 1}}}
+
+
+def test_early_stopping_ends_its_stage_and_the_next_begins(write: Write) -> None:
+    """P34: with the epochs that the plan gives it, and patience of its own."""
+    shown = view()
+    path = with_stages(write(**STANDING), {"epochs": 4, "model": HEADS}, {"epochs": 4, "model": OPEN})
+    finished = go(path, shown=shown)
+    steps = lines(finished.folder, "step")
+    assert [(x["stage"], x["epoch"]) for x in steps[::4]] == [(0, 1), (0, 2), (1, 5), (1, 6)]
+    assert [x["step"] for x in steps] == [*range(1, 9), *range(17, 25)]
+    assert [e["epoch"] for e in lines(finished.folder, "evaluation")] == [0, 1, 2, 5, 6]
+    text = " ".join(said(shown).split())
+    tired = "zero_shot_top1 has not improved for 1 evaluation:"
+    assert f"{tired} stage 1 of 2 ends here (train.early_stop); the next begins with epoch 5" in text
+    assert f"{tired} the run ends here (train.early_stop)" in text
+    assert json.loads((finished.folder / "result.json").read_text())["stopped_early"]
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(2, "epoch"), (5, "epoch"), (1, 3)])
+def test_a_run_goes_on_behind_a_stage_that_was_stopped_early(
+    write: Write, monkeypatch: pytest.MonkeyPatch, epochs: int, every: str | int
+) -> None:
+    """P36: stopped at the end of the stage, in the midst of the next, and where the stage ended within an epoch."""
+    stages = ({"epochs": 4, "model": HEADS}, {"epochs": 2, "model": OPEN, "optim": {"lr": 1e-3}})
+    sections = {**STANDING, "evaluate": {"every": every}}
+    straight = go(with_stages(write("straight", **sections), *stages))
+    path = with_stages(write("stopped", **sections), *stages)
+    shown = view()
+    stop_after(epochs, path, monkeypatch)
+    resumed = go(path, shown=shown)
+    assert same(weights(straight.folder), weights(resumed.folder))
+    ours, theirs = (
+        [(x["step"], x["epoch"], x["stage"], x["loss"], x["lr"]) for x in lines(r.folder, "step")]
+        for r in (straight, resumed)
+    )
+    assert ours == theirs
+    assert {stage for _, _, stage, _, _ in ours} == {0, 1}
+    assert ("early stopping has ended its stage" in " ".join(said(shown).split())) == (epochs == 2)
+
+
 def test_a_loss_that_changes_cannot_choose_the_best(write: Write) -> None:
     path = with_stages(
         write(evaluate={"best": "loss"}),
