@@ -54,8 +54,10 @@ def test_more_thaws_from_stage_to_stage(write: Write) -> None:
     assert [e["stage"] for e in evaluations] == [0, 0, 0, 1, 1, 2]
     assert steps[0]["lr"].keys() == {"heads"}
     assert steps[16]["lr"].keys() == {"image", "text", "heads"}
-    # cosine falls to nothing in each stage and begins anew in the next
-    assert steps[8]["lr"]["heads"] > 100 * steps[7]["lr"]["heads"] * 0.01 > 0
+    # cosine falls towards nothing in each stage and begins anew in the next
+    rates = [s["lr"]["heads"] for s in steps]
+    assert 0 < rates[7] < 0.05 * 1e-3
+    assert rates[8] == pytest.approx(1e-3)
     plans = json.loads((finished.folder / "plan.json").read_text())["stages"]
     assert [plan["totals"]["trainable"] for plan in plans] == sorted(plan["totals"]["trainable"] for plan in plans)
     text = said(shown)
