@@ -37,6 +37,8 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
             console.print(Text(row))
     for note in plan.notes:
         _say(console, "note", note, style="yellow")
+    for warning in plan.warnings:
+        _say(console, "warning", warning, style="yellow")
     console.print()
     _print_table(_rows(plan), console)
     console.print()

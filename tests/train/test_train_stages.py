@@ -1,6 +1,7 @@
 """Several plans in one run: progressive unfreezing, a head first, a loss that changes."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from safetensors.torch import load_file
 from train_runs import Write, go, lines, said, same, stop_after, view, weights, with_stages
 
 from clipft.config.load import load_config
+from clipft.config.schema import Config
 from clipft.config.stages import stage_configs
 from clipft.errors import ConfigError, InputError
 from clipft.model.build import build
 from clipft.model.saved import load_saved
+from clipft.train.plan_report import report_plans
 from clipft.train.prepare import prepare_stages
 from clipft.train.rehearsal import dry_run
 
@@ -199,6 +202,45 @@ def test_early_stopping_waits_for_the_stage_that_measures_its_metric(write: Writ
     )
     finished = go(path)
     assert len(lines(finished.folder, "evaluation")) == 5
+
+
+HEAD_RATE = {"groups": [{"pattern": "classifier", "lr": 5e-3}]}
+THEN_HEAD = ({"epochs": 1, "model": HEADS}, {"epochs": 1, "model": HEADS, "loss": {"type": "classifier"}})
+
+
+def test_a_pattern_may_be_meant_for_another_stage(write: Write) -> None:
+    """P32: what matches nothing is judged over all stages; each says what it is there."""
+    config = load_config(with_stages(write(optim=HEAD_RATE), *THEN_HEAD)).config
+    for stages in (prepare_stages(config), report_plans(config)):
+        first, second = (stage.plan for stage in stages)
+        assert "optim.groups[0].pattern: 'classifier' matches nothing in this stage" in first.notes
+        assert not any("optim.groups" in note for note in second.notes)
+        assert {p.lr for p in second.trainable if p.group == "classifier"} == {5e-3}
+        assert (first.warnings, second.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("read", [prepare_stages, report_plans])
+def test_a_pattern_meant_for_no_stage_is_an_error(write: Write, read: Callable[[Config], object]) -> None:
+    """P14: and so is one of a stage's own that matches nothing there."""
+    mistake = {"groups": [{"pattern": "clasifier", "lr": 5e-3}]}
+    config = load_config(with_stages(write(optim=mistake), *THEN_HEAD)).config
+    with pytest.raises(InputError, match=r"stages\[0\]: optim.groups\[0\].pattern: 'clasifier' matches none of the"):
+        read(config)
+    own = ({**THEN_HEAD[0], "optim": HEAD_RATE}, THEN_HEAD[1])
+    with pytest.raises(InputError, match=r"stages\[0\]: optim.groups\[0\].pattern: 'classifier' matches none of the"):
+        read(load_config(with_stages(write(), *own)).config)
+
+
+def test_a_pattern_over_what_is_frozen_in_every_stage_is_warned_of(write: Write) -> None:
+    """P32: where it trains in another stage, it is a note."""
+    groups = [{"pattern": "visual.conv1", "lr": 5e-4}, {"pattern": "visual.ln_post", "lr": 5e-4}]
+    thaw = {"image": {"freeze_layers": "depth"}, "text": {"freeze_backbone": True}}
+    path = with_stages(write(optim={"groups": groups}), {"epochs": 1, "model": HEADS}, {"epochs": 1, "model": thaw})
+    first, second = (stage.plan for stage in prepare_stages(load_config(path).config))
+    conv = "optim.groups[0].pattern: 'visual.conv1' matches one parameter, which is frozen; visual.conv1.weight has no"
+    assert [words.startswith(conv) for words in (*first.warnings, *second.warnings)] == [True, True]
+    assert any("'visual.ln_post' matches 2 parameters, all of them frozen" in note for note in first.notes)
+    assert not any("optim.groups" in note for note in second.notes)
 
 
 STANDING = {"optim": {"lr": 1e-12}, "train": {"early_stop": {"metric": "zero_shot_top1", "patience": 1}}}
