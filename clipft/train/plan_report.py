@@ -15,6 +15,7 @@ from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.model.plan import Plan
 from clipft.model.rates import judge_patterns
+from clipft.train.average import NO_AVERAGE
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.loss_section import resolve_loss
@@ -75,6 +76,8 @@ def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
         yield f"data.shots: {shots_in_words(config.data.draw)}"
     if len(reports) == 1 and reports[0].plan.only_scale:
         yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
+        if config.train.ema is not None:
+            yield NO_AVERAGE
 
 
 def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:

@@ -10,6 +10,7 @@ from clipft.data.captions import example_prompts
 from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.data.shots import shots_in_words
+from clipft.train.average import NO_AVERAGE
 from clipft.train.pieces import texts_at_once
 from clipft.train.prepare import Prepared
 from clipft.train.scale_search import search_in_words
@@ -22,7 +23,8 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     if prepared.keep is not None:
         data.append(("keep", _keep(prepared.keep, prepared.config)))
     if prepared.searches:
-        return [*data, ("search", search_in_words(prepared))]
+        left_out = [("ema", NO_AVERAGE)] if prepared.config.train.ema else []
+        return [*data, ("search", search_in_words(prepared)), *left_out]
     return [
         *data,
         ("batch", _batch(prepared)),
