@@ -35,7 +35,7 @@ class TrainConfig(Section):
     several GPUs; 64 fits into one)."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of
-    the whole; null takes it whole."""
+    the whole; null takes it whole (of prompts of classes, 256)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto takes bf16 where the hardware computes it, else fp32."""
     device: str = "auto"
