@@ -46,7 +46,7 @@ def make_plan(
         optim: rates and decay.
 
     Raises:
-        InputError: a pattern matches nothing, a depth is exceeded, or nothing trains (P17).
+        InputError: a freeze pattern matches nothing, a depth is exceeded, or nothing trains (P17).
     """
     places = owners(model, image, text)
     shapes = _shapes(model)
@@ -74,8 +74,8 @@ def make_plan(
             *decided["text"].notes,
             *_head_notes(heads, trainable, loss),
             *_decoder_notes(decoder, loss),
-            *idle,
         ),
+        idle=idle,
     )
 
 

@@ -37,6 +37,8 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
             console.print(Text(row))
     for note in plan.notes:
         _say(console, "note", note, style="yellow")
+    for warning in plan.warnings:
+        _say(console, "warning", warning, style="yellow")
     console.print()
     _print_table(_rows(plan), console)
     console.print()
@@ -190,6 +192,9 @@ def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
         pieces = f", {cost.rows_at_once} at a time," if cost.rows_at_once < cost.batch_size else ""
         batch = f"activations {in_bytes(cost.activations)} at batch {cost.batch_size}{pieces} in {cost.precision}"
         lines.append(f"{batch} · peak {in_bytes(cost.peak)}")
+        as_rows = (cost.texts, cost.texts_at_once) == (cost.batch_size, cost.rows_at_once)
+        if cost.texts_at_once < cost.texts and not as_rows:
+            lines.append(f"{cost.texts:,} texts a step, {cost.texts_at_once} at a time with the gradient of all")
     return lines
 
 

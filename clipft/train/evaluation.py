@@ -112,7 +112,7 @@ class Evaluations:
             self.on_best()
         tired = tired_of(self.prepared.config, self.latest, self.progress)
         if tired is not None:
-            self.view.say(f" {tired}: the run ends here (train.early_stop)")
+            self.view.say(f" {tired}: {self.prepared.stage.stopped_in_words()}")
         return tired is None
 
     @property

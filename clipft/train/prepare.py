@@ -17,6 +17,7 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
+from clipft.model.rates import judge_patterns
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, one_search, work_out
@@ -53,6 +54,13 @@ class Stage:
     first_step: int
     last_epoch: int
     fresh_optimizer: bool
+
+    def stopped_in_words(self) -> str:
+        """What early stopping ends."""
+        if self.number + 1 == self.count:
+            return "the run ends here (train.early_stop)"
+        stage = f"stage {self.number + 1} of {self.count}"
+        return f"{stage} ends here (train.early_stop); the next begins with epoch {self.last_epoch + 1}"
 
 
 @dataclass(frozen=True)
@@ -146,9 +154,12 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
         stages.append(
             Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep, model=config.model)
         )
-    plans = tuple(stage.plan for stage in stages)
+    plans = judge_patterns([(stage.config.optim, stage.plan) for stage in stages])
     pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn_projections(config.model, meta))
-    return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
+    return tuple(
+        replace(stage, plan=plan, pulls=own, all_plans=plans)
+        for stage, plan, own in zip(stages, plans, pulls, strict=True)
+    )
 
 
 def drawn_projections(model: ModelConfig, meta: MetaModel) -> list[str]:
@@ -200,7 +211,10 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
-    """The plan on the meta device; under a classifier loss the head for these classes is part of it."""
+    """The plan on the meta device; under a classifier loss the head for these classes is part of it.
+
+    Its `idle` patterns are yet to be judged.
+    """
     if loss == "classifier" and classes:
         meta.model.classifier = classifier_for(config.loss, meta, len(classes), device="meta")
     return make_plan(

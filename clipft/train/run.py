@@ -51,7 +51,7 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
             else:
                 _take_up(ready, folder.resume_from, folder.damaged)
             _train(ready, interrupts)
-            while ready.later and not ready.progress.stopped_early:
+            while ready.later:
                 ready.next_stage()
                 show_stage(ready.prepared, view)
                 _train(ready, interrupts)
