@@ -102,16 +102,12 @@ def read_folder(source: FolderSource, key: str) -> Rows:
             images.append(os.path.join(class_name, image))
         labels += [label] * len(found.images)
         others += found.others
-    counts = np.bincount(labels, minlength=len(classes)) if labels else np.zeros(len(classes), int)
     if not labels:
         raise InputError(f"{key}: {source.folder} has {counted(len(classes), 'class folder')} but no image in them")
-    empty = [class_name for class_name, count in zip(classes, counts, strict=True) if not count]
     notes = _left_out(name, others)
     if loose.images:
         beside = counted(len(loose.images), "image")
         notes += (f"{name}: {beside} beside the class folders left out, of no class: {some(loose.images, 3)}",)
-    if empty:
-        notes += (f"{name}: no image in {some(empty)}",)
     numbers = np.arange(len(labels))
     return Rows(
         name=name,
