@@ -77,6 +77,8 @@ def test_a_folder_that_is_no_folder_of_classes(tmp_path: Path, names: tuple[str,
     if names and names[0] == "a.png":
         assert "{sidecar: " in str(caught.value)
         assert "{table: " in str(caught.value)
+        with pytest.raises(InputError, match=f"write sidecar:{tmp_path}, with a table table:FILE.csv,caption=COLUMN"):
+            read_source(FolderSource(folder=str(tmp_path)), {}, "--data")
 
 
 def test_class_folders_without_images(tmp_path: Path) -> None:
