@@ -37,7 +37,7 @@ def refuse_no_pictures(rows: Rows, max_bad_fraction: float) -> None:
             break
     if bad > max_bad_fraction * len(rows) or bad == len(rows):
         raise InputError(
-            f"{rows.name}: {bad:,} of {counted(len(rows), 'image')} ({100 * bad / len(rows):.2g} %) cannot be read, "
+            f"{bad:,} of {counted(len(rows), 'image')} of {rows.name} ({100 * bad / len(rows):.2g} %) cannot be read, "
             f"more than the {100 * max_bad_fraction:g} % of data.max_bad_fraction: {some(faults, 3)}. Mend or remove "
             "them, or raise the limit"
         )

@@ -33,7 +33,7 @@ def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows 
         if name == "loss" and len(set(losses)) > 1:
             raise InputError(f"{key}: loss is another one in each stage ({', '.join(losses)}); name a figure instead")
         if name is not None and name.startswith(KEPT) and keep is None:
-            raise InputError(f"{key}: {name!r} is measured on evaluate.keep, which is not written; name a source there")
+            raise InputError(f"{key}: {name!r} is not measured: evaluate.keep is not written; name a source there")
         if name is not None and name not in known:
             same = next((f"; write {key}: {other}" for other in _counterparts(name) if other in known), "")
             raise InputError(

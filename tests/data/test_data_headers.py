@@ -27,7 +27,9 @@ def folder(root: Path, good: int, bad: int) -> FolderSource:
 def test_too_many_that_are_no_pictures_are_refused_at_once(tmp_path: Path) -> None:
     """P3: and a few are not, nor is what only decoding can find."""
     rows = read_source(folder(tmp_path, good=16, bad=4), {})
-    with pytest.raises(InputError, match=r"4 of 20 images \(20 %\) cannot be read, more than the 10 % .*0\.jpg: not a"):
+    with pytest.raises(
+        InputError, match=r"4 of 20 images of folder .* \(20 %\) cannot be read, more than the 10 % .*0\.jpg: not a"
+    ):
         refuse_no_pictures(rows, 0.1)
     refuse_no_pictures(rows, 0.2)
     for path in (tmp_path / "cat").iterdir():
