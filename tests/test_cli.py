@@ -139,6 +139,28 @@ def test_a_classifiers_report_without_its_data_says_what_it_does_not_know(run: R
     assert "the classifier's size is not known" in out
 
 
+def test_a_loss_of_classes_is_refused_for_captions_without_weights_too(
+    run: Run, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """As train refuses it; the cost of such a step would be that of no class at all."""
+    (tmp_path / "a.csv").write_text(f"image,caption\n{tiny_photos}/red/0.png,a cat\n", encoding="utf-8")
+    config = tmp_path / "c.yaml"
+    data = f"data: {{train: {{table: {tmp_path}/a.csv, image: image, caption: caption}}}}"
+    config.write_text(f"model: {{name: ViT-B-32}}\n{data}\n", encoding="utf-8")
+    code, _, err = run("freeze-report", config, "--set", "loss.type=zero_shot")
+    assert code == 2
+    assert "loss.type: zero_shot needs a class for each row, and data.train" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "soup", "embed", "interpolate", "train", "predict", "init"])
+def test_no_word_of_a_help_is_cut_off_at_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "…" not in out
+    assert "above" not in out or "columns are named" in out
+
+
 def test_inspect(run: Run) -> None:
     code, out, _ = run("inspect", "--model", "ViT-B-32")
     assert code == 0

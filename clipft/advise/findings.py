@@ -30,11 +30,15 @@ def facts(seen: Sighting, goal: Goal, lengths: CaptionReport | str | None) -> It
         lengths: of captions that were counted, or why they were not.
     """
     yield _size(seen, goal)
-    good = "all fine" if not seen.faults else f"{seen.opened - len(seen.faults):,} of them fine"
-    rest = "" if seen.opened + seen.copies + seen.missing >= seen.rows else "; the others were not looked into"
-    yield f"{seen.opened:,} of {counted(seen.rows, 'image')} were opened, {good}{rest}."
+    others = f", {seen.checked:,} more looked at by their first bytes" if seen.checked else ""
+    good = "all fine" if not seen.faults else f"all but {len(seen.faults):,} fine"
+    looked_at = seen.opened + seen.checked + seen.copies + seen.missing
+    rest = "" if looked_at >= seen.rows else "; the rest was not looked into"
+    yield f"{seen.opened:,} of {counted(seen.rows, 'image')} were opened{others}: {good}{rest}."
     copies = {0: "no two are the same", 1: "1 is a copy of another"}.get(seen.copies, f"{seen.copies:,} are copies")
-    yield f"All files were compared: {copies}, byte for byte. Resized copies would not be seen."
+    which = some([f"{one} = {other}" for one, other in seen.pairs], len(seen.pairs), seen.copies)
+    named = f": {which}" if seen.pairs else ""
+    yield f"All files were compared: {copies}, byte for byte{named}. Resized copies would not be seen."
     if isinstance(lengths, CaptionReport):
         few = "" if seen.repeats and lengths.captions == seen.repeats.rows else f" of {lengths.captions:,} looked at"
         yield f"Longest caption{few}: {lengths.longest} tokens; the model reads {lengths.context_length}."
@@ -78,8 +82,8 @@ def _files(seen: Sighting) -> Iterator[str]:
         )
     if seen.faults:
         yield (
-            f"{len(seen.faults):,} of the {seen.opened:,} images that were opened cannot be read: "
-            f"{some(seen.faults, 2)}. Above 1 % of all the run stops; mend or remove them."
+            f"{counted(len(seen.faults), 'image')} cannot be read: {some(seen.faults, 2)}. Above 1 % of all a run is "
+            "refused, or stops where it meets them; mend or remove them."
         )
     if seen.across:
         one, other = seen.across[0]

@@ -113,7 +113,9 @@ def _head(page: Page, of: Written) -> None:
 
 
 def _sentence(note: str) -> str:
-    return f"{note[:1].upper()}{note[1:]}{'' if note.endswith('.') else '.'}"
+    """A note as one; what is no word, such as a path or a key, keeps its spelling."""
+    start = note[:1].upper() if note.split(" ", 1)[0].isalpha() else note[:1]
+    return f"{start}{note[1:]}{'' if note.endswith('.') else '.'}"
 
 
 def _strategy(page: Page, of: Written) -> None:

@@ -36,4 +36,6 @@ def choose_compute(device: str, precision: str) -> Chosen:
     place = choose_device(device, "--device")
     chosen = choose_precision(precision, place, "--precision")
     say(chosen.notes)
+    if precision == "auto" and chosen.name != "fp32":
+        say([f"computing in {chosen.name} on {place.type}; --precision fp32 is slower and exact"])
     return Chosen(place, chosen)

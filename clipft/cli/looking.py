@@ -127,7 +127,7 @@ def _show_prompts(run: Path, *, as_json: bool) -> None:
 
     saved = load_saved(run)
     clip = saved.clip
-    found = nearest_words(clip, saved.classes)
+    found = nearest_words(clip, saved.classes, name=str(run))
     say(clip.notes)
     if as_json:
         facts = describe(clip.model, clip.image, clip.text, name=clip.name, model_cfg=clip.model_cfg).to_json()

@@ -38,6 +38,9 @@ def interpolate(
         str | None,
         typer.Option("--out", metavar="DIR", help="Where the chosen model and the curve go; RUN's name with -mixed."),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Measure evaluate.keep of the run's config too, if it names some.")
+    ] = True,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Export the chosen model, or only measure.")] = True,
     plot: Annotated[str | None, typer.Option("--plot", metavar="FILE", help="Draw the curve here too: a .svg.")] = None,
     which: Which = None,
@@ -80,7 +83,7 @@ def interpolate(
     between = open_between(run, which, device=chosen.device, autocast=chosen.autocast)
     compute = Compute(chosen.device, chosen.autocast, batch_size)
     with show_steps(" looking at images") as watch:
-        found = run_through(between, alphas, sources, compute=compute, choose=chooser, watch=watch)
+        found = run_through(between, alphas, sources, compute=compute, choose=chooser, with_keep=keep, watch=watch)
     console = result()
     if not as_json:
         console.print(interpolation_view(found))  # first, so that no export that fails takes it along
@@ -116,7 +119,8 @@ def soup(
 ) -> None:
     """Average the weights of several runs of one base (Model soups).
 
-    What it is chosen by must not be the test set: its figure there would flatter it.
+    What it is chosen by must not be the test set: its figure there would flatter it. A table's columns are named:
+    table:FILE,image=COLUMN,caption=COLUMN,label=COLUMN,split=COLUMN=VALUE
 
     Example: clipft soup runs/a runs/b runs/c --data folder:my/val --out soup-model
     """

@@ -28,7 +28,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="SOURCE",
-        help="folder:DIR, sidecar:DIR or table:FILE,caption=COLUMN (see above); the run's data.val if left out.",
+        help="folder:DIR, sidecar:DIR, or table:FILE with its columns as above; the run's data.val if left out.",
     ),
 ]
 Which = Annotated[

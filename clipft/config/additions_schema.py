@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 from clipft.config.values import PositiveFloat, Section, refuse
 
 Target = Literal["q", "k", "v", "o", "fc", "proj"]
-Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1, examples=[[0, 1]])]
 
 
 def _no_doubles(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -28,6 +28,8 @@ def _no_doubles(value: tuple[str, ...]) -> tuple[str, ...]:
 
 class LastBlocks(Section):
     """The last blocks of a tower."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"last": 4}]})
 
     last: PositiveInt
     """How many of them."""

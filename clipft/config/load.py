@@ -14,13 +14,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from clipft.config.contradictions import contradictions
 from clipft.config.legacy import in_todays_keys, is_legacy
-from clipft.config.mistakes import MOST, explain, explain_own, problem_at, show, wrong_keys
+from clipft.config.mistakes import MOST, explain, explain_own, explain_strategy, problem_at, show, wrong_keys
 from clipft.config.overrides import FILE_OVER_STRATEGY, lay_over, merge, node_at, read_overrides
 from clipft.config.paths import missing, read_text
 from clipft.config.schema import Config
 from clipft.config.strategies import StrategyKey, keys_for
-from clipft.config.strategy_schema import STRATEGIES, Strategies, Strategy
+from clipft.config.strategy_schema import Strategies, Strategy
 from clipft.config.vocabulary import KeyPath
 from clipft.config.yaml_nodes import Node, UnreadableError, read_yaml
 from clipft.errors import ConfigError, InputError, Problem
@@ -62,7 +63,8 @@ class Loaded:
             if isinstance(error, ConfigError) or key is None or path[0] not in Config.model_fields:
                 raise
             problem = problem_at(self.tree, path, sentence[key.end() :])
-            if self.tree.find(path) is self.tree.find(path[:-1]) and problem.place:
+            written = self.tree.find(path) is not self.tree.find(path[:-1])
+            if problem.place and not (written or any(path[: len(each.path)] == each.path for each in self.strategy)):
                 problem = replace(problem, place="")  # not written by --set: a default
             raise ConfigError(self.source, (problem,)) from error
 
@@ -82,9 +84,10 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
     if is_legacy(old := tree.plain()):
         raise _legacy(path, tree, old)
     changes, bad_overrides = read_overrides(overrides)
-    stands_for, bad_strategies = _strategy(merge(tree, changes))
+    asked = merge(tree, changes)
+    stands_for, bad_strategies = _strategy(asked)
     problems += bad_overrides + bad_strategies
-    tree, said = lay_over(_tree_of(stands_for, tree.find(("strategy",)).line), tree, FILE_OVER_STRATEGY)
+    tree, said = lay_over(_tree_of(stands_for, asked.find(("strategy",)).line), tree, FILE_OVER_STRATEGY)
     tree, notes = lay_over(tree, changes)
     notes = (*said, *notes)
     values = tree.plain()
@@ -98,6 +101,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, need_data: bool = 
     except ValidationError as error:
         problems += explain(error, tree)
         problems += _between_keys(values, error, tree)
+    else:
+        problems += [problem_at(tree, key, message) for key, message in contradictions(config.strategy, config)]
     if need_data:
         problems += [problem_at(tree, key, message) for key, message in missing(values)]
     if problems:
@@ -113,13 +118,7 @@ def _strategy(tree: Node) -> tuple[tuple[StrategyKey, ...], list[Problem]]:
     try:
         return keys_for(_STRATEGIES.validate_python(asked.plain())), []
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        first = next((each for each in errors if each["type"] == "value_error"), errors[0])  # our own says more
-        where = [str(part) for part in first["loc"] if part not in STRATEGIES and not isinstance(part, int)]
-        sentence = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"].lower()
-        found = "" if first["type"] == "value_error" else f", found {show(first['input'])}"
-        key = f"{where[0]}: " if where else ""
-        return (), [problem_at(tree, ("strategy",), f"{key}{sentence}{found}")]
+        return (), [problem_at(tree, ("strategy",), explain_strategy(error))]
     except ValueError as error:
         return (), [problem_at(tree, ("strategy",), str(error))]
 

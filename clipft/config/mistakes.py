@@ -8,12 +8,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clipft.config.hints import nearest
+from clipft.config.dump import inline_yaml
+from clipft.config.hints import nearest, one_of
 from clipft.config.source_schema import SOURCES
-from clipft.config.vocabulary import KeyPath, Schemas, allowed, dotted, keys_of, locate, unknown_key
+from clipft.config.strategy_schema import STRATEGIES, NoOptionError
+from clipft.config.vocabulary import (
+    KeyPath,
+    Schemas,
+    allowed,
+    dotted,
+    keys_of,
+    locate,
+    one_in_list,
+    option_homes,
+    section_named,
+    unknown_key,
+)
 from clipft.config.yaml_nodes import Node, resolve
 from clipft.errors import Problem
 
+_NO_BRANCH = ("literal_error", "int_type", "model_type", "model_attributes_type", "dict_type")
 MOST = 50  # mistakes told at once
 
 
@@ -24,8 +38,8 @@ def explain(error: ValidationError, tree: Node) -> list[Problem]:
     for item in error.errors(include_url=False)[:MOST]:
         for path, message in _sentences(item):
             found.setdefault(path, message)
-        if item["type"] in ("literal_error", "int_type") and isinstance(item["input"], dict):
-            unions.add(locate(item["loc"])[0])  # the other branch, a section, says more about its keys
+        if item["type"] in _NO_BRANCH and isinstance(item["input"], (dict, list)):
+            unions.add(locate(item["loc"])[0])  # the other branch, a section or a list, says more about what is in it
     told = {path for path in found if path not in unions or not any(_below(other, path) for other in found)}
     more = error.error_count() - MOST
     rest = [Problem(None, "", f"{more:,} more mistakes are not told here")] if more > 0 else []
@@ -35,6 +49,33 @@ def explain(error: ValidationError, tree: Node) -> list[Problem]:
 def wrong_keys(error: ValidationError) -> list[KeyPath]:
     """The places that an error is about."""
     return [path for item in error.errors(include_url=False) for path, _ in _sentences(item)]
+
+
+def explain_strategy(error: ValidationError) -> str:
+    """What is wrong with the first strategy that is: our own sentence, or the option with what is allowed there."""
+    items = error.errors(include_url=False)
+    for item in items:
+        if item["type"] == "value_error":
+            return _of_strategy(item)
+    deepest = max(items, key=lambda item: (item["loc"][0] == items[0]["loc"][0], len(item["loc"])))
+    _, name, *place = deepest["loc"]
+    root = section_named(STRATEGIES[str(name)].__name__)
+    if deepest["type"] == "extra_forbidden":
+        section, schemas = locate(tuple(place[:-1]), branch=True, root=root)
+        path = (*section, place[-1])
+        return f"{name}: {dotted(path)}: unknown key; known here: {', '.join(keys_of(schemas))}"
+    path, schemas = locate(tuple(place), root=root)
+    value = deepest["input"]
+    return f"{name}: {dotted(path)}: expected {allowed(schemas)}, found {show(value)}{_hint(value, schemas)}"
+
+
+def _of_strategy(item: Any) -> str:
+    """Our own sentence; of an option that does not exist also where such a key is."""
+    own = item["ctx"]["error"]
+    homes = option_homes(own.strategy, own.option) if isinstance(own, NoOptionError) else []
+    where = [str(part) for part in item["loc"][2:] if str(part).islower()]
+    key = f"{item['loc'][1]}: {'.'.join(where)}: " if where else ""
+    return f"{key}{own}" + (f"; write {one_of([dotted(home) for home in homes])}" if homes else "")
 
 
 def explain_own(error: ValidationError, tree: Node, *, but: Container[KeyPath]) -> list[Problem]:
@@ -74,6 +115,8 @@ def _sentences(item: Any) -> Iterator[tuple[KeyPath, str]]:
         path = (*section, item["loc"][-1])
         yield path, unknown_key(path, keys_of(schemas))
         return
+    if kind == "too_short" and isinstance(value, list) and len(value) >= item["ctx"]["min_length"]:
+        return  # what is wrong with its items is told of them
     path, schemas = locate(item["loc"])
     if kind == "value_error":
         yield from _own_sentences(path, schemas, item)
@@ -108,8 +151,11 @@ def _hint(value: Any, schemas: Schemas) -> str:
     if isinstance(value, str):
         if not isinstance(resolve(value.strip()), str) and value.strip():
             return "; write it without quotes"
-        close = nearest(value, words)
-        return f"; did you mean {close[0]}?" if close else ""
+        if close := nearest(value, words):
+            return f"; did you mean {close[0]}?"
+        lists = (schema for schema in schemas if schema.get("type") == "array")
+        as_list = next(filter(None, (one_in_list(value, schema) for schema in lists)), None)
+        return f"; write {inline_yaml(as_list)}" if as_list else ""
     if value is None and "object" in kinds:
         return "; write keys below it or leave it out"
     if text_allowed and isinstance(value, (list, dict)):

@@ -101,15 +101,16 @@ class TowerConfig(Section):
         return tuple(key for key in keys if getattr(self, key, None) is not None)
 
     @property
+    def stopped_by(self) -> str | None:
+        """The freeze key that lets nothing of the backbone train; None where there is none."""
+        key = next((key for key in FREEZE_KEYS if getattr(self, key) is not None), "freeze_backbone")
+        whole = {"freeze_pattern": "all", "freeze_layers": -1, "freeze_backbone": True}[key]
+        return key if getattr(self, key) == whole else None
+
+    @property
     def stands_still(self) -> bool:
         """Whether these keys let nothing of the tower train."""
-        if self.freeze_pattern is not None:
-            backbone = self.freeze_pattern == "all"
-        elif self.freeze_layers is not None:
-            backbone = self.freeze_layers == -1
-        else:
-            backbone = self.freeze_backbone is True
-        return backbone and self.projection == "freeze" and not self.new
+        return self.stopped_by is not None and self.projection == "freeze" and not self.new
 
 
 class ImageTowerConfig(TowerConfig):

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, NonNegativeInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    NonNegativeInt,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 
 from clipft.config.hints import nearest
@@ -19,6 +27,8 @@ TowerNames = Annotated[tuple[TowerName, ...], Field(strict=False, min_length=1)]
 
 class BlocksOfEach(Section):
     """How many of the last blocks train in each tower; a tower that is not named stands still."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": 2, "text": 1}]})
 
     image: NonNegativeInt | None = None
     """In the image tower."""
@@ -146,6 +156,15 @@ STRATEGIES: dict[str, type[Section]] = {
 }
 
 
+class NoOptionError(ValueError):
+    """A strategy is given an option that it does not have."""
+
+    def __init__(self, strategy: str, option: object, sentence: str) -> None:
+        super().__init__(sentence)
+        self.strategy = strategy
+        self.option = str(option)
+
+
 def _as_list(value: Any) -> Any:
     """Each strategy as a section with its name, whether one or several were written, as words or with options."""
     items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
@@ -166,7 +185,7 @@ def _as_section(item: Any) -> Any:
     known = STRATEGIES[name].model_fields
     if odd := next((key for key in item if key not in known), None):
         options = ", ".join(key for key in known if key != "name") or "none"
-        raise ValueError(f"{name} has no option {odd!r}; its options: {options}")
+        raise NoOptionError(name, odd, f"{name} has no option {odd!r}; its options: {options}")
     return item
 
 

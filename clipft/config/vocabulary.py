@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from clipft.config.dump import inline_yaml
 from clipft.config.hints import nearest, one_of
 from clipft.config.schema import Config
 from clipft.config.source_schema import SOURCES
@@ -79,14 +80,15 @@ def _inside(schemas: Schemas, part: str | int) -> Schemas:
     return []
 
 
-def locate(location: KeyPath, *, branch: bool = False) -> tuple[KeyPath, Schemas]:
+def locate(location: KeyPath, *, branch: bool = False, root: Schemas | None = None) -> tuple[KeyPath, Schemas]:
     """The place a person wrote, and what is allowed there, from a pydantic location.
 
     Pydantic puts the branch of a union that it tried into the location, as if it were a key. Where the location ends
-    in one, all of the union is allowed; with `branch`, only that branch.
+    in one, all of the union is allowed; with `branch`, only that branch. The location is below `root`, by default the
+    whole config.
     """
     path: list[str | int] = []
-    here = whole = _branches(_json_schema())
+    here = whole = root or _branches(_json_schema())
     chosen = False
     for part in location:
         options = [schema for schema in here if schema.get("type") != "null"]
@@ -98,6 +100,11 @@ def locate(location: KeyPath, *, branch: bool = False) -> tuple[KeyPath, Schemas
         here = whole = _inside(options, part)
         chosen = False
     return tuple(path), here if branch else whole
+
+
+def section_named(name: str) -> Schemas:
+    """What a section holds, by its class's name."""
+    return _branches({"$ref": f"#/$defs/{name}"})
 
 
 @cache
@@ -124,9 +131,10 @@ def keys_of(schemas: Schemas) -> list[str]:
 def allowed(schemas: Schemas) -> str:
     """What may stand at a place: `adamw, adam or sgd`, `a number above 0 or null`."""
     kinds = [schema["required"][0] for schema in schemas if schema.get("type") == "object" and "required" in schema]
-    words = [f"one of the keys {', '.join(kinds)}"] if len(kinds) > 1 else []
+    several = len(kinds) > 1
+    words = [f"one of the keys {', '.join(kinds)}"] if several else []
     for schema in schemas:
-        if not (words and schema.get("type") == "object"):
+        if not (several and schema.get("type") == "object"):
             words += _words(schema)
     return one_of(words)
 
@@ -137,7 +145,8 @@ def _words(schema: dict[str, Any]) -> list[str]:
     if "enum" in schema:
         return [str(value) for value in schema["enum"]]
     if "examples" in schema:
-        return [f"text such as {schema['examples'][0]}"]
+        example = schema["examples"][0]
+        return [f"text such as {example}" if isinstance(example, str) else inline_yaml(example)]
     match schema.get("type"):
         case "boolean":
             return ["true", "false"]
@@ -170,7 +179,23 @@ def _list(schema: dict[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"a list of {len(schema['prefixItems'])} numbers"
     items = _branches(schema["items"])
+    if words := _listed_words(schema):
+        return f"a list of {'one or more of ' if schema.get('minItems') else ''}({', '.join(words)})"
     return "a list of " + ("texts" if items[0].get("type") == "string" else f"sections with {allowed(items)}")
+
+
+def one_in_list(value: str, schema: dict[str, Any]) -> list[str]:
+    """The list that a lone word was meant for; empty where the list holds nothing like it."""
+    if words := _listed_words(schema):
+        return nearest(value, words)
+    items = _branches(schema.get("items", {}))
+    return [value] if items[0].get("type") == "string" else []
+
+
+def _listed_words(schema: dict[str, Any]) -> list[str]:
+    """The words that a list's items are chosen from; none where they are anything else."""
+    items = _branches(schema.get("items", {}))
+    return [str(word) for item in items for word in item.get("enum", [])]
 
 
 def unknown_key(path: KeyPath, siblings: list[str]) -> str:
@@ -192,6 +217,13 @@ def unknown_key(path: KeyPath, siblings: list[str]) -> str:
     if close := nearest(key, [known[-1] for known in _known_paths()], cutoff=0.8):
         return f"unknown key here; did you mean {one_of([dotted(home) for home in _homes(close[0], ())[:4]])}?"
     return f"unknown key; known here: {', '.join(siblings)}"
+
+
+def option_homes(strategy: str, key: str) -> list[KeyPath]:
+    """Where a key is known that a strategy does not have as an option: in what the strategy sets up, else anywhere."""
+    known = [path for path in _known_paths() if path[-1] == key]
+    own = [path for path in known if strategy in path[:-1] and path[0] == "model"]
+    return list(own) or _homes(key, ())[:4]
 
 
 def _homes(key: str, section: KeyPath) -> list[KeyPath]:

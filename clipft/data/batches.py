@@ -20,6 +20,7 @@ from clipft.data.augment import Transform
 from clipft.data.captions import training_text
 from clipft.data.decoding import Decoded, EvalItems, RowFault, TrainItems, as_it_is, start_worker
 from clipft.data.draws import ORDER, shuffled
+from clipft.data.names import some
 from clipft.data.rows import Rows
 from clipft.errors import ClipftError, InputError
 
@@ -113,10 +114,10 @@ class TrainBatches:
         bad, total = len(self.bad), len(self.rows)
         if bad <= self._max_bad_fraction * total and bad < total:
             return
-        named = ", ".join(str(fault) for fault in list(self.bad.values())[:3])
+        named = some([str(fault) for fault in self.bad.values()], 3)
         raise InputError(
             f"{bad:,} of {total:,} training images ({100 * bad / total:.2g} %) cannot be decoded, more than the "
-            f"{100 * self._max_bad_fraction:g} % of data.max_bad_fraction: {named}{', ...' if bad > 3 else ''}. "
+            f"{100 * self._max_bad_fraction:g} % of data.max_bad_fraction: {named}. "
             "Mend or remove them, or raise the limit"
         )
 

@@ -85,8 +85,17 @@ def _existing_folder(path: str, key: str) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise InputError(f"{key}: {path} is a file; expected a folder (a table is written {{table: {path}}})")
+        raise InputError(
+            f"{key}: {path} is a file; expected a folder (a table is written {written(key, 'table', path)})"
+        )
     raise InputError(f"{key}: {missing_path(str(root))}")
+
+
+def written(key: str, kind: str, path: str) -> str:
+    """A source as it is written where `key` is: in a config, or behind an option."""
+    if not key.startswith("--"):
+        return f"{{{kind}: {path}}}"
+    return f"{kind}:{path}" + (",caption=COLUMN" if kind == "table" else "")
 
 
 def read_folder(source: FolderSource, key: str) -> Rows:
@@ -102,16 +111,12 @@ def read_folder(source: FolderSource, key: str) -> Rows:
             images.append(os.path.join(class_name, image))
         labels += [label] * len(found.images)
         others += found.others
-    counts = np.bincount(labels, minlength=len(classes)) if labels else np.zeros(len(classes), int)
     if not labels:
         raise InputError(f"{key}: {source.folder} has {counted(len(classes), 'class folder')} but no image in them")
-    empty = [class_name for class_name, count in zip(classes, counts, strict=True) if not count]
     notes = _left_out(name, others)
     if loose.images:
         beside = counted(len(loose.images), "image")
         notes += (f"{name}: {beside} beside the class folders left out, of no class: {some(loose.images, 3)}",)
-    if empty:
-        notes += (f"{name}: no image in {some(empty)}",)
     numbers = np.arange(len(labels))
     return Rows(
         name=name,
@@ -145,8 +150,8 @@ def _refuse_without_classes(key: str, root: Path, shown: str, classes: list[str]
     if not classes:
         raise InputError(
             f"{key}: {shown} holds no class folder, only {counted(len(images), 'image')} such as {images[0]}; expected "
-            f"one folder of images a class. With a .txt beside each image write {{sidecar: {shown}}}, "
-            "with a table of captions {table: FILE.csv}"
+            f"one folder of images a class. With a .txt beside each image write {written(key, 'sidecar', shown)}, "
+            f"with a table {written(key, 'table', 'FILE.csv')}"
         )
     splits = [name for name in classes if name.lower() in SPLITS]
     if len(splits) == len(classes) and any(entry.is_dir() for name in splits for entry in (root / name).iterdir()):

@@ -6,7 +6,7 @@ A folder of class folders, a folder of images with a .txt beside each, a table; 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -117,11 +117,13 @@ def _splits(text: str, root: Path, folders: list[str]) -> Guess:
     if train is None:
         raise InputError(f"--data: {text} holds {some(folders)} but no train; name the folder to train on")
     found = _folder(os.path.join(text, train), root / train)
-    rest = [name for name in folders if name.lower().startswith("test")]
-    if not rest:
-        return found
-    said = f"{os.path.join(text, rest[0])} is left for clipft evaluate afterwards"
-    return Guess(found.train, found.val, (*found.said, said))
+    return Guess(found.train, found.val, tuple(dict.fromkeys((*found.said, *_left_to_test(text, folders)))))
+
+
+def _left_to_test(text: str, folders: Iterable[str]) -> tuple[str, ...]:
+    """Of the folders in one, what is not trained on, nor chosen by."""
+    rest = next((name for name in folders if name.lower() in ("test", "testing")), None)
+    return () if rest is None else (f"left for clipft evaluate afterwards: {os.path.join(text, rest)}",)
 
 
 def _one_table(text: str, tables: list[str]) -> Guess:
@@ -132,16 +134,18 @@ def _one_table(text: str, tables: list[str]) -> Guess:
 
 
 def _with_val(source: FolderSource | SidecarSource, text: str) -> Guess:
-    """The source, and where it is called train, the folder beside it to measure on."""
+    """The source, and where it is called train, the folders beside it to measure on and to test on."""
     place = Path(text).expanduser()
-    if place.name.lower() in ("train", "training"):
-        beside = {entry.name.lower(): entry.name for entry in place.parent.iterdir() if entry.is_dir()}
-        name = next((beside[word] for word in VAL if word in beside), None)
-        if name is not None:
-            shown = os.path.join(os.path.dirname(text.rstrip("/")), name)
-            key = "folder" if isinstance(source, FolderSource) else "sidecar"
-            return Guess(source, source.model_copy(update={key: shown}))
-    return Guess(source)
+    if place.name.lower() not in ("train", "training"):
+        return Guess(source)
+    beside = {entry.name.lower(): entry.name for entry in place.parent.iterdir() if entry.is_dir()}
+    above = os.path.dirname(text.rstrip("/"))
+    said = _left_to_test(above, sorted(beside.values()))
+    name = next((beside[word] for word in VAL if word in beside), None)
+    if name is None:
+        return Guess(source, None, said)
+    key = "folder" if isinstance(source, FolderSource) else "sidecar"
+    return Guess(source, source.model_copy(update={key: os.path.join(above, name)}), said)
 
 
 def _images(root: Path) -> Iterator[str]:

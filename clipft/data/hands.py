@@ -118,6 +118,9 @@ class HandImages:
         """The drawing."""
         return draw_hand(hand(self.seed, int(self.numbers[index])).pose, self.pixels)
 
+    def check(self, index: int) -> None:
+        """A drawing is always one."""
+
     def take(self, indices: Ints) -> HandImages:
         """The hands at these indices."""
         return replace(self, numbers=self.numbers[indices])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -52,12 +53,25 @@ def read_image(path: str) -> Image.Image:
     Raises:
         ImageFault: for every way in which a file can fail to be a picture.
     """
+    return _opened(path, lambda file: as_rgb(_open(path, file)))
+
+
+def check_image(path: str) -> None:
+    """Look at the file's header alone: whether it is a picture, and of a size that is decoded.
+
+    Raises:
+        ImageFault: it is none.
+    """
+    _opened(path, lambda file: _open(path, file, decode=False))
+
+
+def _opened(path: str, read: Callable[[BinaryIO], Image.Image]) -> Image.Image:
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 raise ImageFault(path, "not a file")
-            return _decode(path, file)
+            return _decode(path, file, read)
     except OSError as error:
         raise ImageFault(path, _reason_of_os_error(error)) from None
     except ValueError:  # a NUL in the name, or half a character
@@ -81,18 +95,21 @@ def _reason_of_os_error(error: OSError) -> str:
             return f"cannot be opened ({error.strerror or error})"
 
 
-def _decode(path: str, file: BinaryIO) -> Image.Image:
+def _open(path: str, file: BinaryIO, *, decode: bool = True) -> Image.Image:
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageFault(path, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are not decoded")
+    if decode:
+        image.load()
+    return image
+
+
+def _decode(path: str, file: BinaryIO, read: Callable[[BinaryIO], Image.Image]) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of odd metadata and of sizes between its two limits; ours is checked below.
+            # Pillow warns of odd metadata and of sizes between its two limits; ours is checked in `_open`.
             warnings.simplefilter("ignore")
-            image = Image.open(file, formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageFault(
-                    path, f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,} are not decoded"
-                )
-            image.load()
-            return as_rgb(image)
+            return read(file)
     except ImageFault:
         raise
     except UnidentifiedImageError:

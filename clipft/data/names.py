@@ -12,9 +12,10 @@ def natural_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part), "") if i % 2 else (1, 0, part) for i, part in enumerate(parts) if part], name
 
 
-def some(names: Sequence[str], limit: int = 6) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+def some(names: Sequence[str], limit: int = 6, total: int | None = None) -> str:
+    """The first few names, and how many more there are; of so many in all, where only the first are given."""
+    total = len(names) if total is None else total
+    more = f" and {total - limit:,} more" if total > limit else ""
     return ", ".join(names[:limit]) + more
 
 

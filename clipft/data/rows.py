@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipft.config.hints import nearest
 from clipft.data.columns import Ints, TextColumn
-from clipft.data.images import read_image
+from clipft.data.images import check_image, read_image
 from clipft.data.names import natural_key, some
 from clipft.errors import InputError
 
@@ -31,6 +31,10 @@ class Images(Protocol):
 
     def read(self, index: int) -> Image.Image:
         """The image as RGB, or an ImageFault."""
+        ...
+
+    def check(self, index: int) -> None:
+        """An ImageFault where the file's header is that of no picture."""
         ...
 
     def take(self, indices: Ints) -> Images:
@@ -62,6 +66,10 @@ class FileImages:
     def read(self, index: int) -> Image.Image:
         """The image as RGB, or an ImageFault."""
         return read_image(self[index])
+
+    def check(self, index: int) -> None:
+        """An ImageFault where the file's header is that of no picture."""
+        check_image(self[index])
 
     def take(self, indices: Ints) -> FileImages:
         """The images at these indices."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from clipft.data.rows import Rows
 
 MOST_IMAGES = 200
 MOST_SECONDS = 5.0
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Sighting:
         unlabelled: rows without a class.
         repeats: how often captions come again; None where there are none.
         opened: images that were decoded.
-        faults: those of them that could not be.
+        checked: images of which the header alone was looked at.
+        faults: those of both that cannot be read.
         missing: rows whose image is no file, or an empty one.
         copies: rows whose image was there before, byte for byte.
+        pairs: the first few of them, each with the one that was there.
         across: images that lie in two classes, by two of their paths.
     """
 
@@ -43,9 +47,11 @@ class Sighting:
     unlabelled: int
     repeats: RepeatReport | None
     opened: int
+    checked: int
     faults: tuple[str, ...]
     missing: int
     copies: int
+    pairs: tuple[tuple[str, str], ...]
     across: tuple[tuple[str, str], ...]
 
 
@@ -57,7 +63,7 @@ def look(whole: Rows, *, training: int, validation: int) -> Sighting:
         training: how many of them stay.
         validation: rows to measure on.
     """
-    opened, faults = _open_some(whole)
+    opened, checked, faults = _open_some(whole)
     return Sighting(
         rows=len(whole),
         training=training,
@@ -67,29 +73,38 @@ def look(whole: Rows, *, training: int, validation: int) -> Sighting:
         unlabelled=0 if whole.labels is None else int((whole.labels < 0).sum()),
         repeats=None if whole.captions is None else repeats(whole),
         opened=opened,
+        checked=checked,
         faults=faults,
         missing=_missing(whole),
         copies=len(whole) - len(np.unique(whole.identities)),
+        pairs=_pairs(whole),
         across=_across(whole),
     )
 
 
-def _open_some(rows: Rows) -> tuple[int, tuple[str, ...]]:
-    """How many images were opened, evenly over the rows, and the faults found."""
+def _open_some(rows: Rows) -> tuple[int, int, tuple[str, ...]]:
+    """How many images were opened, evenly over the rows; of how many others the header; the faults found."""
     _, first = np.unique(rows.identities, return_index=True)  # each image once
     chosen = first[np.linspace(0, len(first) - 1, min(MOST_IMAGES, len(first)), dtype=np.int64)]
-    faults, opened, begin = [], 0, time.monotonic()
+    opened, damaged = _faults(rows, chosen, rows.images.read)
+    checked, no_pictures = _faults(rows, np.setdiff1d(first, chosen), rows.images.check)
+    return opened, checked, damaged + no_pictures
+
+
+def _faults(rows: Rows, chosen: Ints, look_at: Callable[[int], object]) -> tuple[int, tuple[str, ...]]:
+    """How many of these images were looked at in the time there is, and what is wrong with them."""
+    faults, seen, begin = [], 0, time.monotonic()
     for row in chosen.tolist():
         if rows.images.size(row) <= 0:
             continue
-        opened += 1
+        seen += 1
         try:
-            rows.images.read(row)
+            look_at(row)
         except ImageFault as fault:
             faults.append(str(fault))
         if time.monotonic() - begin > MOST_SECONDS:
             break
-    return opened, tuple(faults)
+    return seen, tuple(faults)
 
 
 def _missing(rows: Rows) -> int:
@@ -97,6 +112,14 @@ def _missing(rows: Rows) -> int:
     values, first, inverse = np.unique(rows.identities, return_index=True, return_inverse=True)
     gone = np.array([rows.images.size(row) <= 0 for row in first.tolist()], bool)
     return int(gone[inverse].sum()) if len(values) else 0
+
+
+def _pairs(rows: Rows) -> tuple[tuple[str, str], ...]:
+    """The first copies: the row that was there before, and the copy."""
+    _, first, inverse = np.unique(rows.identities, return_index=True, return_inverse=True)
+    before = first[inverse]
+    copies = np.flatnonzero(before != np.arange(len(rows)))[:MOST_NAMED]
+    return tuple((rows.images[int(before[row])], rows.images[row]) for row in copies.tolist())
 
 
 def _across(rows: Rows) -> tuple[tuple[str, str], ...]:

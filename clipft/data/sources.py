@@ -56,7 +56,7 @@ def read_source(source: Source, class_names: Mapping[str, str], key: str = "data
     """The rows of one source, images identified by content; `key` is what messages call it."""
     rows = _read(source, class_names, key)
     identified = identify([rows.images])[0]
-    return _checked(rows, identified, max_bad_fraction=1.0)
+    return _with_empty_named(_checked(rows, identified, max_bad_fraction=1.0))
 
 
 def read_splits(data: DataConfig, seed: int, novel: NovelClasses | None = None) -> Splits:
@@ -71,7 +71,27 @@ def read_splits(data: DataConfig, seed: int, novel: NovelClasses | None = None) 
     if data.draw is not None:
         train, warnings = few_shots(splits.train, data.draw)
         splits = replace(splits, train=train, warnings=(*splits.warnings, *warnings))
-    return splits
+    return replace(splits, warnings=(*splits.warnings, *_not_learnt(splits.train)))
+
+
+def _not_learnt(train: Rows) -> tuple[str, ...]:
+    """What to say of classes without a row to train on that were not meant to have none."""
+    if not (empty := [name for name in _empty(train) if name not in train.novel]):
+        return ()
+    return (
+        f"{train.name}: no image of {some(empty)} to train on, so {'it is' if len(empty) == 1 else 'they are'} not "
+        "learnt, yet an image may be taken for one of them: the names stay among the classes; add images, or remove "
+        "the folder",
+    )
+
+
+def _empty(rows: Rows) -> list[str]:
+    return [] if rows.labels is None else [n for n, c in zip(rows.classes, rows.class_counts(), strict=True) if not c]
+
+
+def _with_empty_named(rows: Rows) -> Rows:
+    empty = _empty(rows)
+    return replace(rows, notes=(*rows.notes, f"{rows.name}: no image in {some(empty)}")) if empty else rows
 
 
 def read_keep(keep: Source, data: DataConfig) -> Rows:
@@ -98,7 +118,7 @@ def _read_splits(data: DataConfig, seed: int, novel: NovelClasses | None) -> Spl
     _check_class_names(data.class_names, tuple(dict.fromkeys((*train.classes, *val.classes))))
     in_train, in_val = identify([train.images, val.images])
     train = _checked(train.renamed(data.class_names), in_train, data.max_bad_fraction)
-    val = _checked(val.renamed(data.class_names), in_val, data.max_bad_fraction)
+    val = _with_empty_named(_checked(val.renamed(data.class_names), in_val, data.max_bad_fraction))
     train = with_strangers(train, val, novel, data.class_names)
     if train.labels is not None:
         val = val.aligned(train.classes)
@@ -125,7 +145,7 @@ def _divided(rows: Rows, fraction: float, seed: int) -> Splits:
     train, val = rows.take(stay), rows.take(outside)
     notes = (*rows.notes, note)
     if val.labels is not None:
-        lost = [name for name, count in zip(val.classes, val.class_counts(), strict=True) if not count]
+        lost = [name for name in _empty(val) if name not in _empty(rows)]
         if lost:
             notes += (f"{rows.name}: no row of {some(lost)} is held out",)
     return Splits(train, replace(val, name=f"{rows.name} (held out)"), notes)
@@ -141,9 +161,7 @@ def _checked(rows: Rows, identified: Identified, max_bad_fraction: float) -> Row
     shown = [
         rows.images[row] if rows.table is None else f"{rows.images[row]} ({rows.place(row)})" for row in absent[:3]
     ]
-    what = f"{len(absent):,} of {counted(len(rows), 'image')} missing or empty: {some(shown)}" + ", ..." * (
-        len(absent) > 3
-    )
+    what = f"{len(absent):,} of {counted(len(rows), 'image')} missing or empty: {some(shown, 3, len(absent))}"
     if len(absent) == len(rows) or len(absent) > max_bad_fraction * len(rows):
         raise InputError(f"{rows.name}: {what}. {_advice(rows, absent, max_bad_fraction)}")
     return replace(rows, notes=(*rows.notes, f"{rows.name}: {what}"))

@@ -82,4 +82,4 @@ def overlap_note(train: Rows, val: Rows, what: str = "validation images") -> tup
         return ()
     pairs = [f"{val.images[row]} = {train.images[first[int(val.identities[row])]]}" for row in twice[:3]]
     share = f"{len(twice):,} of {len(val):,} {what}"
-    return (f"{share} are in training too, byte for byte: {some(pairs)}{', ...' if len(twice) > 3 else ''}",)
+    return (f"{share} are in training too, byte for byte: {some(pairs, 3, len(twice))}",)

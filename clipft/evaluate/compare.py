@@ -126,6 +126,7 @@ def evaluate_target(
         classifier_too=True,
         keep_too=with_keep,
         adapter=adapter,
+        autocast=autocast,
     )
     base, kept_base = sides.base or (None, None)
     tuned, kept_tuned = sides.tuned or (None, None)

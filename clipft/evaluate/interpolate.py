@@ -78,6 +78,7 @@ class Interpolation:
         chosen: the number of the point that is taken.
         why: how it was chosen.
         notes: what a reader should know.
+        kept: whether the last data set is evaluate.keep of the run's config.
     """
 
     run: str
@@ -88,6 +89,7 @@ class Interpolation:
     chosen: int
     why: str
     notes: tuple[str, ...]
+    kept: bool = False
 
     def values(self, data: int) -> list[float]:
         """The figure of a data set along the line."""
@@ -113,7 +115,15 @@ class Interpolation:
         return {
             "run": self.run,
             "base": self.base_name,
-            "data": [{"name": name, "figure": figure, "best": alphas[self.best(i)]} for name, figure, i in sets],
+            "data": [
+                {
+                    "name": name,
+                    "figure": figure,
+                    "best": alphas[self.best(i)],
+                    "kept": self.kept and i == len(names) - 1,
+                }
+                for name, figure, i in sets
+            ],
             "points": [
                 {"alpha": point.alpha, "mean": mean, "measured": [found.to_json() for found in point.measured]}
                 for point, mean in zip(self.points, self.means(), strict=True)
@@ -178,6 +188,7 @@ def interpolate(
     *,
     compute: Compute,
     choose: float | str | None = None,
+    with_keep: bool = True,
     watch: Callable[[int], Callable[[], object]] = lambda steps: lambda: None,
 ) -> Interpolation:
     """Measure the line between a base and a run, and choose a point of it.
@@ -185,9 +196,10 @@ def interpolate(
     Args:
         between: the run.
         alphas: where to measure, beside the base (0) and the tuned (1).
-        data: what to measure on, beside evaluate.keep of the run's config; nothing takes its validation rows.
+        data: what to measure on; nothing takes the validation rows of the run's config.
         compute: how.
         choose: an alpha, or the figure whose mean over the data sets chooses; None takes each one's headline.
+        with_keep: whether to measure on evaluate.keep of the run's config too, where it names some.
         watch: told how many steps there are, it returns what to call after each.
 
     Raises:
@@ -195,7 +207,8 @@ def interpolate(
     """
     at = sorted({0.0, 1.0, *alphas, *([choose] if isinstance(choose, float) else [])})
     saved = between.saved
-    sets, answers, notes = _sets(between, data)
+    sets, answers, notes = _sets(between, data, with_keep=with_keep)
+    kept = with_keep and len(sets) > len(data or (None,))
     if isinstance(choose, str):
         _refuse_unmeasured(choose, sets, answers)
     if not between.mixture.names:
@@ -208,7 +221,7 @@ def interpolate(
     ]
     points = tuple(Point(alpha, measured) for alpha, measured in zip(at, zip(*found, strict=True), strict=True))
     figures, averaged = _figures(points[0].measured, choose if isinstance(choose, str) else None)
-    together = Interpolation(between.name, between.base_name, figures, averaged, points, 0, "", ())
+    together = Interpolation(between.name, between.base_name, figures, averaged, points, 0, "", (), kept)
     if isinstance(choose, float):
         return replace(together, chosen=at.index(choose), why="as asked", notes=notes)
     flattered = "alpha was chosen on these rows, so its figures here flatter it: report those on other rows"
@@ -221,7 +234,9 @@ def best_of(values: Sequence[float], *, higher: bool) -> int:
     return values.index(max(values) if higher else min(values))
 
 
-def _sets(between: Between, data: Sequence[Source]) -> tuple[list[Asked], list[bool], tuple[str, ...]]:
+def _sets(
+    between: Between, data: Sequence[Source], *, with_keep: bool
+) -> tuple[list[Asked], list[bool], tuple[str, ...]]:
     """What to measure on, the rows last that the config watches for forgetting; whether each is for the run's
     classifier; and what to say.
     """
@@ -235,7 +250,7 @@ def _sets(between: Between, data: Sequence[Source]) -> tuple[list[Asked], list[b
     has_one = saved.state["classifier"] is not None
     answers = [has_one and asked.rows.labels is not None and asked.rows.classes == saved.classes for asked in sets]
     watched = saved.config.evaluate
-    if watched.keep is not None and watched.keep not in data:
+    if with_keep and watched.keep is not None and watched.keep not in data:
         kept, said = keep_rows(saved.config, watched.keep)
         notes += said
         if kept is not None:

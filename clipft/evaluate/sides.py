@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -10,15 +11,19 @@ import torch
 
 from clipft.config.schema import Config
 from clipft.config.source_schema import Source
+from clipft.config.stages import classifier_init
 from clipft.data.names import some
 from clipft.data.novel import novel_of
 from clipft.data.rows import Rows
 from clipft.data.sources import read_keep, read_source, read_splits, trained_on
 from clipft.errors import InputError
 from clipft.evaluate.target import Target, open_target
+from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.additions import base_config
 from clipft.model.build import build
+from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
+from clipft.model.encode import Autocast
 from clipft.model.runfiles import Which
 
 T = TypeVar("T")
@@ -73,6 +78,7 @@ def look_at_sides(
     classifier_too: bool,
     keep_too: bool = False,
     adapter: str | None = None,
+    autocast: Autocast = nullcontext,
 ) -> Sides[T]:
     """Look at what `name` stands for, then at the base it was tuned from.
 
@@ -86,6 +92,7 @@ def look_at_sides(
         classifier_too: whether a run's classifier will be asked, which has no output for a strange class.
         keep_too: whether to read evaluate.keep of the run's config.
         adapter: a file to put on `name`, which is the base then.
+        autocast: the precision's context, for the prompts that a run's classifier started from.
     """
     target = open_target(name, which, need_data=data is None, adapter=adapter)
     rows, notes = rows_for(target, data, classifier_too=classifier_too)
@@ -100,6 +107,8 @@ def look_at_sides(
     first = look(target.clip, asked)
     if not tuned:
         return Sides(asked, first_name, first, None, notes)
+    head = zero_shot_head(target) if classifier_too else None
+    classes, templates = target.classes, target.templates
     del target  # two large models need not fit side by side
     if not with_base or (config is None and base is None):
         known = config is not None or base is not None
@@ -109,7 +118,18 @@ def look_at_sides(
         assert config is not None
         base = build(base_config(config.model), config.run.seed)
     base.model.to(device)
+    if head is not None:  # what the run's own started as
+        head.start_from(class_embeddings(base, classes, templates, device=device, autocast=autocast), base.scale)
+        base.model.classifier = head.to(device)
     return Sides(asked, base.base, look(base, asked), first, notes)
+
+
+def zero_shot_head(target: Target) -> Classifier | None:
+    """A head of the form of the run's classifier, where that started from prompts, as the base has them too."""
+    own, config = target.classifier, target.config
+    if own is None or config is None or classifier_init(config) != "prompts":
+        return None
+    return Classifier(*own.weight.shape, cosine=own.cosine, bias=own.bias is not None)
 
 
 def keep_rows(config: Config, source: Source) -> tuple[Rows | None, tuple[str, ...]]:

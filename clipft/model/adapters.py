@@ -92,9 +92,11 @@ def _branches(tower: Tower, block: int, config: AdapterConfig) -> Sequence[Branc
     """Those of a block that an adapter ends."""
     there = tower.branches(block)
     if not there:
+        other = "text" if tower.name == "image" else "image"
         raise InputError(
             f"model.{tower.name}.adapter: a {tower.family} tower has no attention and MLP branches for adapters to "
-            "end; transformers have. Here feature_adapter, train_only: [norms] and the freeze keys work"
+            f"end; write strategy: {{name: adapter, towers: [{other}]}}, or model.{tower.name}.adapter: null; "
+            "feature_adapter, train_only: [norms] and the freeze keys work on it"
         )
     return [branch for branch in there if branch.kind in config.placement]
 

@@ -57,11 +57,23 @@ def _drawn(checkpoint: Checkpoint) -> Iterator[str]:
         yield "a classifier"
 
 
+def _form(checkpoint: Checkpoint) -> str:
+    """What the run has beside its base's parameters, and the strategy that it has them from."""
+    model = checkpoint.config.model
+    new = [f"{tower}.{key}" for tower, part in (("image", model.image), ("text", model.text)) for key in part.new]
+    names = [strategy.name for strategy in checkpoint.config.strategy]
+    said = f"model.{' and model.'.join(new)}" if new else "no new parameters"
+    return f"{said} (strategy: {', '.join(names)})" if names else said
+
+
 def _other_tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     ours, theirs = one.state["weights_sha256"], other.state["weights_sha256"]
     heads = "classifier."
     if odd := sorted(name for name in ours.keys() ^ theirs.keys() if not name.startswith(heads)):
-        yield f"one has parameters that the other lacks ({listed(odd)})"
+        yield (
+            f"another form: {_form(other)}, not {_form(one)}; a soup takes runs of one form, that is with the same "
+            f"parameters ({odd[0]} is not in both)"
+        )
     trained = {*one.state["saved"], *other.state["saved"]}
     moved = [name for name in ours if name in theirs and name not in trained and ours[name] != theirs[name]]
     if moved:

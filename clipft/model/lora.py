@@ -158,6 +158,7 @@ def _matches_nothing(tower: Tower, found: Mapping[int, Sequence[Matrix]], target
             f"{_numbers(list(found))}, which {'has' if len(found) == 1 else 'have'} {', '.join(here)}; write targets: "
             f"[{', '.join(kept or here)}]"
         )
+    other = "text" if tower.name == "image" else "image"
     everywhere = {block: tower.matrices(block) for block in range(tower.depth)}
     if others := [block for block, matrices in everywhere.items() if matrices]:
         return (
@@ -167,8 +168,8 @@ def _matches_nothing(tower: Tower, found: Mapping[int, Sequence[Matrix]], target
         )
     return (
         f"{key}.targets: {target} matches nothing: a {tower.family} tower is made of convolutions and has no matrix "
-        f"that LoRA can join; write {tower.name}: {{lora: null}}; freeze_layers, the projection and feature_adapter "
-        "work on it"
+        f"that LoRA can join; write strategy: {{name: lora, towers: [{other}]}}, or {key}: null; freeze_layers, the "
+        "projection and feature_adapter work on it"
     )
 
 

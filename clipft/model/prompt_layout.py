@@ -51,7 +51,8 @@ def check_length(config: TextPromptConfig, context_length: int, least: int = 2) 
     if config.length > context_length - least:
         raise InputError(
             f"{_KEY}.length: {config.length} vectors do not fit: a text of this model has {context_length} tokens, and "
-            f"the shortest needs {least}; write at most {context_length - least}"
+            f"the shortest needs {least}; write at most {context_length - least} less what words "
+            "need: of a class name with its template each word takes a token or more"
         )
 
 

@@ -38,7 +38,7 @@ class VectorWords:
     words: tuple[NearWord, ...]
 
 
-def nearest_words(clip: ClipModel, classes: Sequence[str], most: int = 3) -> tuple[VectorWords, ...]:
+def nearest_words(clip: ClipModel, classes: Sequence[str], most: int = 3, *, name: str = "") -> tuple[VectorWords, ...]:
     """The words nearest to each vector before block 0, by Euclidean distance, as CoOp interprets its prompts.
 
     Vectors of deeper blocks stand among what blocks give, where no word is.
@@ -47,6 +47,7 @@ def nearest_words(clip: ClipModel, classes: Sequence[str], most: int = 3) -> tup
         clip: the tuned model.
         classes: the run's, which vectors of a class's own belong to.
         most: words a vector.
+        name: of the run, as messages call it; by default the model's.
 
     Raises:
         InputError: the text tower has no prompt vectors.
@@ -54,7 +55,8 @@ def nearest_words(clip: ClipModel, classes: Sequence[str], most: int = 3) -> tup
     prompt, tokenizer = clip.text.prompt, clip.tokenizer
     if not isinstance(prompt, TextPrompt) or not isinstance(tokenizer, PromptTokenizer):
         raise InputError(
-            f"{clip.name}: has no prompt vectors among words (model.text.prompt), and no others have nearest words"
+            f"{name or clip.name}: has learnt no vectors among words, and --prompts shows the words nearest to those; "
+            "name a run with model.text.prompt, such as one of strategy: prompt"
         )
     assert clip.text.word_table is not None
     table = clip.model.get_parameter(f"{clip.text.word_table}.weight").detach()

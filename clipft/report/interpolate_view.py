@@ -29,12 +29,18 @@ def letters(found: Interpolation) -> list[str]:
     return [ascii_uppercase[number % 26] * (1 + number // 26) for number in range(len(found.figures))]
 
 
+def _headings(found: Interpolation) -> list[str]:
+    """The letters, that of evaluate.keep said to be so."""
+    *first, last = letters(found)
+    return [*first, f"{last} (keep)" if found.kept else last]
+
+
 def _facts(found: Interpolation) -> Table:
     grid = words_grid()
     grid.add_row("tuned", Text(found.run, style="bold"))
     grid.add_row("base", Text(found.base_name))
-    for letter, figure, measured in zip(letters(found), found.figures, found.points[0].measured, strict=True):
-        grid.add_row(f"data {letter}", Text(measured.data))
+    for heading, figure, measured in zip(_headings(found), found.figures, found.points[0].measured, strict=True):
+        grid.add_row(f"data {heading}", Text(measured.data))
         grid.add_row("", Text(f"{WORDS[figure]} · {measured_on(measured)}"))
     return grid
 
@@ -43,7 +49,7 @@ def _table(found: Interpolation) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("alpha", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    columns = [(letter, found.values(i), found.best(i)) for i, letter in enumerate(letters(found))]
+    columns = [(heading, found.values(i), found.best(i)) for i, heading in enumerate(_headings(found))]
     if len(found.averaged) > 1:
         columns.append(("mean", found.means(), found.best_mean()))
     for heading, _, _ in columns:

@@ -59,7 +59,8 @@ def _remarks(soup: Soup) -> Table:
         value = soup.measured.figures()[soup.figure]
         best = f"the best run alone {_number(soup.tasted[0].alone)}"
         if len(soup.taken) == 1:
-            best = "the best run alone, since any other makes it worse"
+            one = soup.names[soup.taken[0]]
+            best = f"the soup is {one} itself, nothing mixed, since any other run makes it worse"
         grid.add_row("result", f"{WORDS[soup.figure]} {value:.3f}: {best}")
         add_faults_and_notes(grid, soup.measured.faults, ())
     if soup.kept is not None:

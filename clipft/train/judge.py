@@ -33,11 +33,20 @@ def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows 
     for key, name in asked.items():
         if name == "loss" and len(set(losses)) > 1:
             raise InputError(f"{key}: loss is another one in each stage ({', '.join(losses)}); name a figure instead")
+        if name is not None and name.startswith(KEPT) and keep is None:
+            raise InputError(f"{key}: {name!r} is not measured: evaluate.keep is not written; name a source there")
         if name is not None and name not in known:
+            same = next((f"; write {key}: {other}" for other in _counterparts(name) if other in known), "")
             raise InputError(
-                f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss; this run measures "
+                f"{key}: {name!r} is not measured on {rows.name} under a {loss} loss{same}; this run measures "
                 f"{', '.join(known)}"
             )
+
+
+def _counterparts(name: str) -> tuple[str, ...]:
+    """The same figure by a classifier, or by prompts."""
+    plain = name.removeprefix("classifier_").removeprefix("zero_shot_")
+    return f"classifier_{plain}", f"zero_shot_{plain}", plain
 
 
 def note_best(name: str | None, figures: Mapping[str, float], progress: Progress, epoch: int) -> bool:

@@ -18,7 +18,7 @@ from clipft.model.rates import judge_patterns
 from clipft.train.average import NO_AVERAGE
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
-from clipft.train.loss_section import check_start, resolve_loss
+from clipft.train.loss_section import check_rows, check_start, resolve_loss
 from clipft.train.precision import expected
 from clipft.train.prepare import check_pooled, drawn_projections, plan_of, stage_named
 
@@ -113,12 +113,14 @@ def _sketch(config: Config, *, first: bool = True) -> _Sketch:
     unread: tuple[str, ...] = ()
     if loss in ("classifier", "zero_shot") or own_vectors:
         try:
-            classes = read_source(config.data.train, config.data.class_names, "data.train").classes
+            rows = read_source(config.data.train, config.data.class_names, "data.train")
         except InputError as error:
             sizes = {"classifier": "the classifier's size", "zero_shot": "the cost of a step"}
             what = sizes.get(loss, "the number of prompt vectors")
             unread = (f"{what} is not known, since the classes cannot be read: {error}",)
         else:
+            check_rows(rows, loss, "data.train")
+            classes = rows.classes
             meta = build_meta(config.model, classes=classes) if own_vectors else meta
     check_pooled(meta)
     plan = plan_of(config, meta, loss, classes)

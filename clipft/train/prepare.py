@@ -11,6 +11,7 @@ from clipft.config.schema import Config, ModelConfig
 from clipft.config.stages import stage_configs
 from clipft.data.captions import RepeatReport, repeats
 from clipft.data.digest import data_sha256
+from clipft.data.headers import refuse_no_pictures
 from clipft.data.rows import Rows
 from clipft.data.sources import Splits, read_keep, read_splits
 from clipft.errors import InputError
@@ -134,6 +135,7 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
     splits = read_splits(config.data, config.run.seed, config.evaluate.novel_classes)
     keep = None if config.evaluate.keep is None else read_keep(config.evaluate.keep, config.data)
     measured = {"data.val": splits.val, "evaluate.keep": keep}
+    refuse_no_pictures(splits.train, config.data.max_bad_fraction)
     for key, rows in {"data.train": splits.train, **measured}.items():
         if rows is not None:
             check_prompt(config.model.text.prompt, rows, key, classes=splits.train.classes)

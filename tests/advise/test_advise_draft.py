@@ -160,6 +160,7 @@ def test_faults_copies_and_few_images_are_told(tiny_photos: Path, tiny_native: P
     assert "1 of 65 images are missing or empty" in told.replace("1 of 65 images missing", "")
     assert "broken.png: not a JPEG" in told
     assert "One image lies in two classes, byte for byte the same" in told
+    assert re.search(r"51 are copies, byte for byte: \S+ = \S+, \S+ = \S+, \S+ = \S+ and 48 more\. Resized", told)
     assert "Fewer than 16 images: 2 of 3 classes (red_ball 4, blue 6)" in told
     assert "The classes are very unequal: green has 55 images, red_ball 4" in told
     assert "# loss: {type: classifier, class_weights: balanced}" in printed

@@ -14,7 +14,7 @@ from clipft.config.dump import dump_config
 from clipft.config.load import Loaded, load_config
 from clipft.config.strategies import keys_for
 from clipft.config.strategy_schema import STRATEGIES, Strategies
-from clipft.errors import ConfigError
+from clipft.errors import ConfigError, InputError
 
 REST = "model: {name: ViT-B-32}\ndata: {train: {builtin: hands}}\n"
 
@@ -39,6 +39,7 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 STILL = {"model.image.freeze_backbone": True, "model.text.freeze_backbone": True}
 NO_PROJECTIONS = {"model.image.projection": "freeze", "model.text.projection": "freeze"}
 NO_SCALE = {"model.logit_scale.train": False}
+FROZEN = "model.image.freeze_layers=-1"
 
 
 @pytest.mark.parametrize(
@@ -228,9 +229,23 @@ def test_the_resolved_config_loads_to_the_same(tmp_path: Path) -> None:
         ("lorra", "strategy: there is no strategy 'lorra'; did you mean lora?"),
         ("xyz", "there is no strategy 'xyz'; expected full, freeze_image"),
         ("{n: 2}", "strategy: has no name; expected full"),
-        ("{name: lora, rank: 4}", "strategy: lora has no option 'rank'; its options: towers"),
+        (
+            "{name: lora, rank: 4}",
+            "lora has no option 'rank'; its options: towers; write model.image.lora.rank or model.text.lora.rank",
+        ),
         ("{name: full, n: 4}", "strategy: full has no option 'n'; its options: none"),
-        ("{name: last_layers, n: -1}", "strategy: n: input should be greater than or equal to 0, found -1"),
+        ("{name: full, lr: 1}", "full has no option 'lr'; its options: none; write optim.lr"),
+        (
+            "{name: lora, towers: text}",
+            "lora: towers: expected a list of one or more of (image, text), found 'text'; write [text]",
+        ),
+        ("{name: lora, towers: []}", "lora: towers: expected a list of one or more of (image, text), found []"),
+        ("{name: prompt, towers: [audio]}", "prompt: towers[0]: expected image or text, found 'audio'"),
+        ("{name: last_layers, n: {vision: 2}}", "last_layers: n.vision: unknown key; known here: image, text"),
+        ("{name: last_layers, n: {image: -1}}", "last_layers: n.image: expected a whole number of at least 0 or null"),
+        ("{name: last_layers, n: {}}", "last_layers: n: names no tower; write such as {image: 2}"),
+        ("{name: last_layers, norm: 3}", "last_layers: norm: expected true or false, found 3"),
+        ("{name: last_layers, n: -1}", "n: expected a whole number of at least 0 or {image: 2, text: 1}, found -1"),
         ("[heads, heads]", "strategy: heads stands there twice"),
         ("[[heads]]", "there is no strategy"),
     ],
@@ -252,3 +267,53 @@ def test_a_mistake_in_a_strategys_key_stands_on_its_line() -> None:
 def test_last_layers_of_no_tower() -> None:
     with pytest.raises(ConfigError, match=r"names no tower; write such as \{image: 2\}"):
         load("strategy: {name: last_layers, n: {}}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ("strategy=linear_probe", "loss.type=contrastive"),
+            "--set: loss.type: contrastive has no classifier, which is what strategy: linear_probe trains; leave this "
+            "key out",
+        ),
+        (("strategy=[heads, linear_probe]", "loss.type=zero_shot"), "loss.type: zero_shot has no classifier"),
+        (
+            ("strategy=prompt", "model.text.prompt=null"),
+            "--set: model.text.prompt: null leaves nothing of what strategy: prompt trains: prompt of the text tower; "
+            "leave this key out, or write another strategy",
+        ),
+        (
+            ("strategy=logit_scale", "model.logit_scale.train=false"),
+            "model.logit_scale.train: false leaves nothing of what strategy: logit_scale trains: logit_scale; leave",
+        ),
+        (
+            ("strategy=lora", "model.text.lora=null", "model.image.lora=null"),
+            "model.image.lora: null (and model.text.lora: null) leaves nothing of what strategy: lora trains",
+        ),
+        (
+            ("strategy={name: last_layers, n: {image: 2}, projections: false, logit_scale: false}", FROZEN),
+            "model.image.freeze_layers: -1 leaves nothing of what strategy: last_layers trains: blocks of the image",
+        ),
+    ],
+)
+def test_a_key_that_takes_away_all_of_a_strategy_is_named(overrides: tuple[str, ...], sentence: str) -> None:
+    """P17: the cause and the next step, in place of a plan in which nothing trains."""
+    with pytest.raises(ConfigError) as caught:
+        load("", *overrides)
+    assert sentence in str(caught.value)
+
+
+def test_a_key_that_takes_away_a_part_of_a_strategy_is_right() -> None:
+    assert load("", "strategy=lora", "model.text.lora=null").config.model.text.lora is None
+    assert load("", "strategy=heads", "model.image.projection=freeze").config.strategy
+    staged = "stages=[{epochs: 1, loss: {type: classifier}}]"
+    assert load("", "strategy=linear_probe", "loss.type=contrastive", staged).config.stages
+
+
+def test_what_is_wrong_with_a_key_of_a_strategy_has_the_place_of_the_strategy() -> None:
+    for text, overrides, place in (("", ("strategy=lora",), "--set"), ("strategy: lora", (), "config.yaml:1")):
+        loaded = load(text, *overrides)
+        with pytest.raises(ConfigError) as caught, loaded.places():
+            raise InputError("model.image.lora.targets: q matches nothing")
+        assert str(caught.value) == f"{place}: model.image.lora.targets: q matches nothing"

@@ -77,6 +77,8 @@ def test_a_folder_that_is_no_folder_of_classes(tmp_path: Path, names: tuple[str,
     if names and names[0] == "a.png":
         assert "{sidecar: " in str(caught.value)
         assert "{table: " in str(caught.value)
+        with pytest.raises(InputError, match=f"write sidecar:{tmp_path}, with a table table:FILE.csv,caption=COLUMN"):
+            read_source(FolderSource(folder=str(tmp_path)), {}, "--data")
 
 
 def test_class_folders_without_images(tmp_path: Path) -> None:
@@ -176,3 +178,14 @@ def test_a_folder_without_captions(tmp_path: Path) -> None:
     images(tmp_path, "a.png")
     with pytest.raises(InputError, match=r"holds no image with a caption \(1 image, 0 .txt\)"):
         read_source(SidecarSource(sidecar=str(tmp_path)), {})
+
+
+def test_a_class_without_images_to_train_on_is_a_warning(tmp_path: Path) -> None:
+    """Its name stays among the classes; one that is meant to be novel is no mistake."""
+    images(tmp_path, *(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(4)))
+    (tmp_path / "fox").mkdir()
+    data = DataConfig(train=FolderSource(folder=str(tmp_path)), val=0.25)
+    (warning,) = read_splits(data, seed=0).warnings
+    assert "no image of fox to train on, so it is not learnt" in warning
+    assert warning.endswith("add images, or remove the folder")
+    assert read_splits(data, 0, novel=("dog", "fox")).warnings == ()

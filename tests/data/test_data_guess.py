@@ -38,8 +38,10 @@ def test_splits_of_class_folders(tmp_path: Path) -> None:
     guess = guess_sources(str(tmp_path))
     assert guess.train == FolderSource(folder=f"{tmp_path}/Train")
     assert guess.val == FolderSource(folder=f"{tmp_path}/valid")
-    assert guess.said == (f"{tmp_path}/test is left for clipft evaluate afterwards",)
-    assert guess_sources(f"folder:{tmp_path}/Train").val == guess.val
+    assert guess.said == (f"left for clipft evaluate afterwards: {tmp_path}/test",)
+    for one in (f"folder:{tmp_path}/Train", f"{tmp_path}/Train/"):
+        again = guess_sources(one)
+        assert (again.val, again.said) == (guess.val, guess.said)
 
 
 def test_captions_beside_the_images(tmp_path: Path) -> None:

@@ -105,7 +105,19 @@ def test_a_classifier_run_and_its_base_share_an_accuracy(
     (zero_shot,) = [line.split() for line in lines if "zero-shot top-1" in line]
     (classifier,) = [line.split() for line in lines if "classifier top-1" in line]
     assert len(zero_shot) == 5  # its two words, base, tuned, change
-    assert classifier[2] == "-"
+    assert classifier[2] == "-"  # at random the base has none
+
+
+def test_the_base_has_the_classifier_that_a_run_started_from(tiny_native: Path, train_colours: Any) -> None:
+    """The base's own column, as epoch 0 of the run measured it: prompts as a linear head."""
+    run = train_colours(tiny_native, loss={"type": "classifier"}, train={"epochs": 1})
+    found = evaluate(run)
+    assert found.base is not None
+    assert found.tuned is not None
+    assert found.base.figures().keys() == found.tuned.figures().keys()
+    assert found.base.metrics["classifier_top1"] == found.base.metrics["zero_shot_top1"]
+    first = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["metrics"]["classifier_top1"] == found.base.metrics["classifier_top1"]
 
 
 def test_a_config_gives_its_base_alone(tiny_native: Path, tiny_photos: Path, tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ def test_what_is_kept_stands_beside_the_data(train_colours: Any, tiny_native: Pa
     assert found.points[-1].measured == (sides.tuned, sides.kept_tuned)
     assert found.points[0].measured[1].prompts[0] == "blue noise"
     assert len(run_through(run, [], tiny_photos).figures) == 1  # the same rows, asked for by name
+    assert [each["kept"] for each in found.to_json()["data"]] == [False, True]
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(interpolation_view(found))
+    assert any(line.split() == ["alpha", "A", "B", "(keep)", "mean"] for line in capture.get().splitlines())
+    alone = run_through(run, [], with_keep=False)
+    assert (len(alone.figures), alone.kept) == (1, False)
 
 
 def test_another_figure_may_choose(three_runs: tuple[Path, ...]) -> None:

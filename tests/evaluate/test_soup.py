@@ -145,7 +145,7 @@ def test_runs_that_do_not_fit_together_are_refused(
     ]
     with pytest.raises(InputError, match=r"adapters drawn from another run.seed"):
         open_pot(adapted[:2], None, CPU)
-    with pytest.raises(InputError, match=r"one has parameters that the other lacks \(visual.*adapter_attn"):
+    with pytest.raises(InputError, match=r"another form: no new parameters, not model\.image\.adapter; a soup"):
         open_pot([adapted[0], adapted[2]], None, CPU)
     with pytest.raises(InputError, match="is named twice"):
         open_pot([one, other, one], None, CPU)
@@ -202,6 +202,9 @@ def test_the_table_fits_80_columns(three_runs: tuple[Path, ...]) -> None:
         lines = capture.get().splitlines()
         assert max(map(len, lines)) <= 80
         assert sum("taken" in line for line in lines) == len(found.taken)
+        if len(found.taken) == 1:
+            said = " ".join("".join(lines).split())
+            assert f"the soup is {found.names[found.taken[0]]} itself" in said
 
 
 def test_lora_is_averaged_as_the_product_that_it_makes(tiny_native: Path, tiny_photos: Path, make_run: Any) -> None:

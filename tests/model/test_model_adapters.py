@@ -273,8 +273,9 @@ def test_convolutions_are_refused(family: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as told:
         adapted(model, text=False)
     assert str(told.value) == (
-        f"model.image.adapter: a {image.family} tower has no attention and MLP branches for adapters to end; "
-        "transformers have. Here feature_adapter, train_only: [norms] and the freeze keys work"
+        f"model.image.adapter: a {image.family} tower has no attention and MLP branches for adapters to end; write "
+        "strategy: {name: adapter, towers: [text]}, or model.image.adapter: null; feature_adapter, train_only: [norms] "
+        "and the freeze keys work on it"
     )
 
 

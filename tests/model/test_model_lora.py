@@ -188,8 +188,8 @@ def test_layers(layers: Any, blocks: set[int], tmp_path: Path) -> None:
             "timm efficientnet, mlp",
             {"targets": ["v"]},
             "model.image.lora.targets: v matches nothing: a timm EfficientNet tower is made of convolutions and has no "
-            "matrix that LoRA can join; write image: {lora: null}; freeze_layers, the projection and feature_adapter "
-            "work on it",
+            "matrix that LoRA can join; write strategy: {name: lora, towers: [text]}, or model.image.lora: null; "
+            "freeze_layers, the projection and feature_adapter work on it",
         ),
     ],
 )

@@ -295,8 +295,8 @@ def test_the_words_nearest_to_each_vector(base: Path) -> None:
 
 def test_a_model_without_vectors_has_no_words_to_show(base: Path) -> None:
     clip = build_clip(ModelConfig(name=f"local-dir:{base}"), 0)
-    with pytest.raises(InputError, match="has no prompt vectors among words"):
-        nearest_words(clip, CLASSES)
+    with pytest.raises(InputError, match=r"^runs/a: has learnt no vectors among words, .* name a run with model.text"):
+        nearest_words(clip, CLASSES, name="runs/a")
 
 
 def test_a_plan_refuses_vectors_that_leave_no_room(base: Path) -> None:

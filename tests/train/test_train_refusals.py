@@ -23,6 +23,10 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(write: Write) 
     """P59."""
     with pytest.raises(InputError, match=r"evaluate\.best: 'accuracy' is not measured.*zero_shot_top1"):
         go(write(evaluate={"best": "accuracy"}))
+    with pytest.raises(InputError, match=r"under a classifier loss; write evaluate\.best: classifier_top1; this run"):
+        go(write(loss={"type": "classifier"}, evaluate={"best": "zero_shot_top1"}))
+    with pytest.raises(InputError, match=r"'keep\.zero_shot_top1' is not measured: evaluate\.keep is not written"):
+        go(write(evaluate={"best": "keep.zero_shot_top1"}))
 
 
 @pytest.mark.parametrize(
