@@ -9,7 +9,8 @@ from pathlib import Path
 from clipft.data.rows import Rows
 from clipft.evaluate.measure import KEPT, higher_is_better
 from clipft.report.metric_words import WORDS, words_of
-from clipft.report.train_view import TrainView, headlines, in_time, kept_headline, main_figure
+from clipft.report.run_table import headlines, kept_headline, main_figure
+from clipft.report.train_view import TrainView, in_time
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
 
@@ -39,10 +40,11 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
     if progress.skipped:
         view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
     view.say()
-    for name in headlines(finished.tuned):
+    chooses = prepared.config.evaluate.best
+    for name in headlines(finished.tuned, chooses):
         base = f"{finished.base[name]:.3f}" if name in finished.base else "-"  # a later stage's classifier
         view.say(f" {WORDS[name]:<18} {base} -> {finished.tuned[name]:.3f}", style="bold")
-    kept = kept_headline(finished.tuned)
+    kept = kept_headline(finished.tuned, chooses)
     if kept is not None and prepared.keep is not None:  # P62
         words = f" {'kept':<18} {finished.base[kept]:.3f} -> {finished.tuned[kept]:.3f}"
         view.say(f"{words}   {WORDS[kept.removeprefix(KEPT)]} of {prepared.keep.name}", style="bold")

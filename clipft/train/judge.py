@@ -49,7 +49,7 @@ def note_best(name: str | None, figures: Mapping[str, float], progress: Progress
         epoch: the one that its step belongs to.
     """
     value, best = figures.get(name or "", math.nan), progress.best
-    if name is None or not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
+    if name is None or not math.isfinite(value) or (best is not None and not better(name, value, best.value)):
         return False
     progress.best = Best(value, progress.step, epoch)
     return True
@@ -71,7 +71,7 @@ def tired_of(config: Config, figures: Mapping[str, float], progress: Progress) -
     if name not in figures:
         return None
     value, watched = figures[name], progress.watched
-    if math.isfinite(value) if watched is None else _better(name, value, watched):
+    if math.isfinite(value) if watched is None else better(name, value, watched):
         progress.watched, progress.since_best = value, 0
     else:
         progress.since_best += 1
@@ -80,5 +80,6 @@ def tired_of(config: Config, figures: Mapping[str, float], progress: Progress) -
     return f"{name} has not improved for {early.patience} evaluations"
 
 
-def _better(name: str, value: float, than: float) -> bool:
+def better(name: str, value: float, than: float) -> bool:
+    """Whether a figure's value is better than another, whichever direction is good."""
     return value > than if higher_is_better(name) else value < than
