@@ -117,7 +117,7 @@ def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
             started.schedule,
             ready.progress,
             rhythm,
-            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts),
+            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts, evaluations),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )
