@@ -119,7 +119,8 @@ def freeze_report(
             print_every_parameter(report.plan, console)
         else:
             optimizer = loaded.config.optim.name
-            print_freeze_report(report.plan, console, base=report.base, optimizer=optimizer, cost=report.cost)
+            base, cost, searches = report.base, report.cost, report.searches
+            print_freeze_report(report.plan, console, base=base, optimizer=optimizer, cost=cost, searches=searches)
     notes = dict.fromkeys((*loaded.notes, *(note for report in reports for note in report.notes)))
     for note in () if every else notes:
         console.print(f" note     {note}", markup=False, highlight=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from rich.console import Console
@@ -20,13 +20,16 @@ _HEADINGS = ("part", "tensors", "parameters", "trainable", "lr", "share / why")
 _INDENT = 7  # of what is said about a tower
 
 
-def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: str, cost: Cost | None = None) -> None:
+def print_freeze_report(
+    plan: Plan, console: Console, *, base: str, optimizer: str, cost: Cost | None = None, searches: bool = False
+) -> None:
     """The lines a tower, the table by part, memory and the reach of a step.
 
     Args:
         base: one phrase for the weights that training starts from.
         optimizer: adamw, adam or sgd.
         cost: of a step, to show too.
+        searches: whether what trains is computed: then there is no step, no rate and no optimiser.
     """
     totals = plan.totals()
     names = dict.fromkeys((plan.model, base))  # a local-dir: is its own base
@@ -38,11 +41,15 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
     for note in plan.notes:
         _say(console, "note", note, style="yellow")
     console.print()
-    _print_table(_rows(plan), console)
+    rows = _rows(plan)
+    _print_table([_without_rate(row) for row in rows] if searches else rows, console)
     console.print()
-    _say_each(console, "decay", _decay(plan))
-    _say_each(console, "memory", _memory(plan, optimizer, cost))
-    _say_each(console, "a step", _step(plan, cost))
+    if searches:
+        _say(console, "memory", f"weights {in_bytes(memory(plan, optimizer).weights)}, without gradients or optimiser")
+    else:
+        _say_each(console, "decay", _decay(plan))
+        _say_each(console, "memory", _memory(plan, optimizer, cost))
+        _say_each(console, "a step", _step(plan, cost))
     if any(not p.trainable for p in plan.parameters):
         _say(console, "frozen", "stays in evaluation mode: no dropout, no new BatchNorm statistics")
 
@@ -103,6 +110,10 @@ def _rows(plan: Plan) -> list[_Row]:
     trains = share(total["trainable"], total["parameters"])
     cells = (counted(len(plan.parameters)), counted(total["parameters"]), counted(total["trainable"]), "")
     return [*rows, _Row(" total", cells, "bold", f"{trains} trains")]
+
+
+def _without_rate(row: _Row) -> _Row:
+    return replace(row, cells=(*row.cells[:3], "-" if row.cells[3] else "")) if row.cells else row
 
 
 def _folded(

@@ -25,7 +25,8 @@ def headlines(metrics: Mapping[str, float], chooses: str | None = None) -> list[
     watched = kept_headline(metrics, chooses)
     names = list(_BASE_TO_NOVEL)
     if "harmonic_mean" not in metrics:
-        names = [name for name in ("loss", *HEADLINES) if name in metrics][: 2 if watched else 3]
+        loss = "loss" if "loss" in metrics else "nll"  # a search for logit_scale among classes
+        names = [name for name in (loss, *HEADLINES) if name in metrics][: 2 if watched else 3]
     if chooses is None or chooses in names or chooses not in metrics or chooses.startswith(KEPT):
         return names
     names.append(chooses)

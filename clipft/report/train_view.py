@@ -182,18 +182,22 @@ class TrainView:
         """Share of the recent time that was spent waiting for data, 0 to 1."""
         return self._wait / self._step_s if self._step_s else 0.0
 
-    def table_head(self, metrics: Mapping[str, float], *, kept: str = "", chooses: str | None = None) -> None:
+    def table_head(
+        self, metrics: Mapping[str, float], *, kept: str = "", chooses: str | None = None, searches: bool = False
+    ) -> None:
         """The head of the table of evaluations.
 
         Args:
             metrics: figures as the rows will have them.
             kept: what to call the source that is watched for forgetting.
             chooses: the figure that chooses the best.
+            searches: whether the answer is computed, without epochs.
         """
         self._kept, self._chooses = kept, chooses
         self._columns = columns(metrics, kept=kept, chooses=chooses)
         headings = "".join(f"{heading:>{width}}" for heading, width in self._columns.values())
-        self.say(f" {'epoch':>5}{'train loss':>12}{headings}", style="bold")
+        train = "train NLL" if searches and "loss" not in metrics else "train loss"
+        self.say(f" {'' if searches else 'epoch':>5}{train:>12}{headings}", style="bold")
 
     def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, mark: str = "") -> None:
         """One evaluation, under a head of its own where a stage measures something else.

@@ -9,7 +9,7 @@ from pathlib import Path
 from clipft.data.rows import Rows
 from clipft.evaluate.measure import KEPT, higher_is_better
 from clipft.report.metric_words import WORDS, words_of
-from clipft.report.run_table import headlines, kept_headline, main_figure
+from clipft.report.run_table import heading_of, headlines, kept_headline, main_figure
 from clipft.report.train_view import TrainView, in_time
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
@@ -34,7 +34,7 @@ class Finished:
 
 def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
     """The table's last lines: what was proven, base against tuned, and what to type next."""
-    best = f"best epoch {progress.best.epoch} · " if progress.best is not None else ""
+    best = f"best epoch {progress.best.epoch} · " if progress.best is not None and not prepared.searches else ""
     frozen = f"frozen tensors and buffers are bit-identical ({finished.frozen} checked)"
     view.say(f" {frozen if finished.frozen else 'nothing was frozen'} · {best}{in_time(seconds)}")
     if progress.skipped:
@@ -43,7 +43,7 @@ def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: T
     chooses = prepared.config.evaluate.best
     for name in headlines(finished.tuned, chooses):
         base = f"{finished.base[name]:.3f}" if name in finished.base else "-"  # a later stage's classifier
-        view.say(f" {WORDS[name]:<18} {base} -> {finished.tuned[name]:.3f}", style="bold")
+        view.say(f" {heading_of(name):<18} {base} -> {finished.tuned[name]:.3f}", style="bold")
     kept = kept_headline(finished.tuned, chooses)
     if kept is not None and prepared.keep is not None:  # P62
         words = f" {'kept':<18} {finished.base[kept]:.3f} -> {finished.tuned[kept]:.3f}"

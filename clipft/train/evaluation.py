@@ -39,8 +39,8 @@ class Evaluations:
 
     The figure `loss` is what training minimises, label smoothing and class weights included, less what
     `train.regularize` adds: under contrastive and siglip over batches of the training size, under classifier and
-    zero_shot among the classes that train. Novel classes and their rows have no part in a zero_shot loss; `nll` is the
-    plain one over all classes.
+    zero_shot among the classes that train; a search among classes has none, since it minimises `nll`. Novel classes and
+    their rows have no part in a zero_shot loss; `nll` is the plain one over all classes.
 
     Args:
         rows: the validation rows.
@@ -95,7 +95,7 @@ class Evaluations:
             self.view.say(" ema: all below the base is measured with the average of the weights")
         evaluate = self.prepared.config.evaluate
         kept = "" if evaluate.keep is None else short_name(evaluate.keep)
-        self.view.table_head(self.base, kept=kept, chooses=evaluate.best)
+        self.view.table_head(self.base, kept=kept, chooses=evaluate.best, searches=self.prepared.searches)
 
     def __call__(self) -> bool:
         """Measure; whether to go on.
@@ -109,9 +109,12 @@ class Evaluations:
         best = note_best(self.prepared.config.evaluate.best, self.latest, self.progress, self.epoch)
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
-        behind = best and self.behind_base(self.prepared.config.evaluate.best)
+        behind = best and not self.prepared.searches and self.behind_base(self.prepared.config.evaluate.best)
         mark = "(best)" if behind else "best" if best else ""
-        self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, mark=mark)
+        if self.prepared.searches:
+            self.view.table_row("found", mean, self.latest)
+        else:
+            self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, mark=mark)
         if behind and not self._behind_said:
             self._behind_said = True
             self.view.note(BEHIND)
@@ -166,7 +169,8 @@ class Evaluations:
     def _measure(self) -> tuple[Measurement, Measurement | None]:
         """Measure both sources and log what was found."""
         data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
-        found = self._on(self.rows, data.templates, loss=self._loss)
+        by_class = self.prepared.searches and self.prepared.asks_classes  # not what the rows' own texts would give
+        found = self._on(self.rows, data.templates, loss=None if by_class else self._loss)
         self._write(found)
         if self.keep is None:
             return found, None

@@ -12,18 +12,21 @@ from clipft.evaluate.measure import KEPT, figure_names, higher_is_better
 from clipft.train.loop import Best, Progress
 
 
-def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None) -> None:
+def check_metrics(
+    config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None, *, without_loss: bool = False
+) -> None:
     """Refuse a metric that this run does not measure, before anything is computed (P59).
 
     Args:
         losses: of the run's stages; the last one's figures choose.
+        without_loss: whether the run has no figure `loss`: a search among classes minimises `nll`.
 
     Raises:
         InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured, or is not the same thing in
             all stages.
     """
     loss = losses[-1]
-    known = figure_names(rows, classifier=loss == "classifier", loss=True)
+    known = figure_names(rows, classifier=loss == "classifier", loss=not without_loss)
     if keep is not None:
         known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
     asked = {"evaluate.best": config.evaluate.best}

@@ -76,7 +76,10 @@ def stages_in_words(stages: Sequence[Prepared]) -> str:
 
 def _show_report(prepared: Prepared, view: TrainView) -> None:
     optimizer, base = prepared.config.optim.name, prepared.meta.base
-    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
+    searches = prepared.searches
+    view.show(
+        lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer, searches=searches)
+    )
     view.facts(reckoning(prepared))
 
 

@@ -29,7 +29,8 @@ class PlanReport:
         meta: the model that the plan is for.
         base: where the weights would come from.
         notes: what the plan could not know.
-        cost: of a step; None where it was not asked for.
+        cost: of a step; None where it was not asked for, or none is taken.
+        searches: whether what trains is computed, at no rate.
     """
 
     meta: MetaModel
@@ -37,10 +38,14 @@ class PlanReport:
     base: str
     notes: tuple[str, ...] = ()
     cost: Cost | None = None
+    searches: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What `freeze-report --json` prints."""
-        return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
+        plan = self.plan.to_json()
+        if self.searches:
+            plan["parameters"] = [{**parameter, "lr": None} for parameter in plan["parameters"]]
+        return {**plan, "cost": None if self.cost is None else self.cost.to_json()}
 
 
 def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
@@ -57,21 +62,22 @@ def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport,
         with stage_named(config, number):
             sketches.append(_sketch(own))
     reports = [sketch.report for sketch in sketches]
-    if with_cost:
+    searches = len(reports) == 1 and reports[0].plan.only_scale
+    if with_cost and not searches:
         plans = [report.plan for report in reports]
         for number, sketch in enumerate(sketches):
             with stage_named(config, number):
                 reports[number] = _with_cost(sketch, plans)
     first = reports[0]
-    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
+    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, searches)), searches=searches)
     return tuple(reports)
 
 
-def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
+def _run_notes(config: Config, searches: bool) -> Iterator[str]:
     """What bears on the plans and is not in them, without reading a row."""
     if config.data.draw is not None:
         yield f"data.shots: {shots_in_words(config.data.draw)}"
-    if len(reports) == 1 and reports[0].plan.only_scale:
+    if searches:
         yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
 
 

@@ -217,4 +217,4 @@ def test_a_best_that_is_worse_than_the_base_is_not_called_plainly_so(write: Writ
     assert rows[0].endswith(f"{first:.3f} (best)")
     assert rows[1].endswith(f"{second:.3f} (best)" if second < first else f"{second:.3f}")
     assert said(shown).count("worse than its base") == 1
-    assert f"negative log-likelihood {base:.3f} -> {min(first, second):.3f}" in said(shown)
+    assert f"val NLL            {base:.3f} -> {min(first, second):.3f}" in said(shown)
