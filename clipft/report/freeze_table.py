@@ -13,6 +13,7 @@ from rich.text import Text
 
 from clipft.model.cost import Cost
 from clipft.model.describe import backward_reach, memory
+from clipft.model.names import of_tensors
 from clipft.model.plan import ParameterPlan, Plan, block_number
 from clipft.report.amounts import counted, in_bytes, in_flops, share
 
@@ -185,7 +186,7 @@ def _decay(plan: Plan) -> list[str]:
     """How many tensors are pulled to zero, and how strongly; the rest is biases, norms, tables and scales (P31)."""
     counts = Counter(p.weight_decay for p in plan.trainable)
     spared = counts.pop(0.0, 0)
-    said = [f"{decay:g} on {counted(count)} tensors" for decay, count in sorted(counts.items(), reverse=True)]
+    said = [f"{decay:g} on {of_tensors(count)}" for decay, count in sorted(counts.items(), reverse=True)]
     said += [f"none on {counted(spared)}: biases, norms, tables, scales"] if spared else []
     return [" · ".join(said)] if said else []
 
@@ -201,6 +202,7 @@ def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
         pieces = f", {cost.rows_at_once} at a time," if cost.rows_at_once < cost.batch_size else ""
         batch = f"activations {in_bytes(cost.activations)} at batch {cost.batch_size}{pieces} in {cost.precision}"
         lines.append(f"{batch} · peak {in_bytes(cost.peak)}")
+        lines.append("Python and its libraries come on top")
     return lines
 
 
@@ -233,6 +235,11 @@ def _wrapped(tower: str, line: str, width: int) -> list[str]:
         rows[-1] += piece
     rows = [row for long in rows for row in textwrap.wrap(long, width - _INDENT, break_on_hyphens=False)]
     return [f"{tower if i == 0 else '':<{_INDENT}}{row}" for i, row in enumerate(rows)]
+
+
+def print_note(console: Console, text: str) -> None:
+    """A sentence in the grid of the lines below the table."""
+    _say(console, "note", text)
 
 
 def _say(console: Console, heading: str, text: str, style: str = "") -> None:

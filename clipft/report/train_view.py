@@ -36,7 +36,8 @@ class Pulse:
         rates: the highest learning rate of each part that trains.
         scale: exp(logit_scale), or None where it plays no part.
         waited: share of the time spent waiting for data, 0 to 1.
-        memory: bytes the process (on a GPU: the device) has used at most.
+        memory: bytes used at most.
+        whole_process: whether these are the process's, Python and libraries included, and not a device's tensors.
         added: what `train.regularize` added to the loss; None where it is not asked for.
     """
 
@@ -46,6 +47,7 @@ class Pulse:
     scale: float | None
     memory: int
     added: float | None = None
+    whole_process: bool = False
 
 
 @dataclass
@@ -161,16 +163,19 @@ class TrainView:
         line = f" {self._words(pulse)}"
         if len(line) <= self.console.width:
             return Group(bar, Text(line))
-        return Group(bar, Text(f" {_rates_in_words(pulse.rates)}"), Text(f" {self._words(pulse, rates=False)}"))
+        above = f" {_rates_in_words(pulse.rates)} · {_memory_in_words(pulse)}"
+        return Group(bar, Text(above), Text(f" {self._words(pulse, whole=False)}"))
 
-    def _words(self, pulse: Pulse, *, rates: bool = True) -> str:
-        added = "" if pulse.added is None else f" + {pulse.added:.2g}"
+    def _words(self, pulse: Pulse, *, whole: bool = True) -> str:
+        """A step's figures; where these are too long for a line, rates and memory go into another one."""
+        added = "" if pulse.added is None else f" + pull {pulse.added:.2g}"
         words = [f"loss {pulse.loss:.2f}{added} (chance {pulse.chance:.2f})"]
-        words += [_rates_in_words(pulse.rates)] if rates else []
+        words += [_rates_in_words(pulse.rates)] if whole else []
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")
         share = self._wait / self._step_s if self._step_s else 0.0
-        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory).replace(".0 ", " ")]
+        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}"]
+        words += [_memory_in_words(pulse)] if whole else []
         return " · ".join(words)
 
     def _time_left(self) -> str:
@@ -232,6 +237,11 @@ def _rates_in_words(rates: Mapping[str, float]) -> str:
     if len(set(shown.values())) == 1:
         return f"lr {next(iter(shown.values()))}"
     return "lr " + ", ".join(f"{rate} {part}" for part, rate in shown.items())
+
+
+def _memory_in_words(pulse: Pulse) -> str:
+    """On a CPU only the whole process can be measured, which says so: it is far above what a plan counts."""
+    return ("process " if pulse.whole_process else "") + in_bytes(pulse.memory).replace(".0 ", " ")
 
 
 def in_time(seconds: float) -> str:

@@ -35,10 +35,11 @@ class Finished:
 def show_end(finished: Finished, prepared: Prepared, progress: Progress, view: TrainView, seconds: float) -> None:
     """The table's last lines: what was proven, base against tuned, and what to type next."""
     best = f"best epoch {progress.best.epoch} · " if progress.best is not None and not prepared.searches else ""
-    frozen = f"frozen tensors and buffers are bit-identical ({finished.frozen} checked)"
+    frozen = f"frozen tensors are bit-identical ({finished.frozen:,} checked)"
     view.say(f" {frozen if finished.frozen else 'nothing was frozen'} · {best}{in_time(seconds)}")
     if progress.skipped:
-        view.say(f" {progress.skipped} steps were skipped because fp16 gradients overflowed")
+        were = "step was" if progress.skipped == 1 else "steps were"
+        view.say(f" {progress.skipped} {were} skipped because fp16 gradients overflowed")
     view.say()
     chooses = prepared.config.evaluate.best
     for name in headlines(finished.tuned, chooses):

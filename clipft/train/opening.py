@@ -67,7 +67,7 @@ def show_stage(prepared: Prepared, view: TrainView) -> None:
 def stages_in_words(stages: Sequence[Prepared]) -> str:
     """A line a stage: how long it is and how much trains."""
     return "\n".join(
-        f"{p.stage.number + 1} of {p.stage.count}: {p.config.train.epochs} epochs, "
+        f"{p.stage.number + 1} of {p.stage.count}: {counted(p.config.train.epochs, 'epoch')}, "
         f"{p.plan.totals()['trainable']:,} parameters train"
         + (f", {p.loss} loss" if len({s.loss for s in stages}) > 1 else "")
         for p in stages

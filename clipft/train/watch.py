@@ -94,7 +94,8 @@ class Watch:
             memory_bytes=memory,
         )
         pulls = sum(facts.result.added.values()) if facts.result.added else None
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls)
+        whole_process = self.started.device.type != "cuda"
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls, whole_process)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:

@@ -51,13 +51,16 @@ def test_the_live_line_fits_80_columns() -> None:
 def test_rates_of_several_parts_get_a_line_of_their_own_where_they_must() -> None:
     shown = view(terminal=True)
     shown.begin(epochs=10, steps_per_epoch=10)
-    pulse = replace(PULSE, rates={"image": 1e-5, "text": 2e-5, "heads": 1e-4})
+    rates = {"image": 1e-5, "text": 2e-5, "heads": 1e-4}
+    pulse = replace(PULSE, rates=rates, added=0.00149, whole_process=True)
     with shown.console.capture() as drawn:
         shown.console.print(shown._picture(pulse))
     shown.stop()
     lines = [Text.from_ansi(line) for line in drawn.get().splitlines()]
     assert all(line.cell_len <= 80 for line in lines)
-    assert lines[1].plain.strip() == "lr 1.0e-05 image, 2.0e-05 text, 1.0e-04 heads"
+    assert lines[1].plain.strip() == "lr 1.0e-05 image, 2.0e-05 text, 1.0e-04 heads · process 2 GB"
+    assert lines[2].plain.strip().startswith("loss 2.31 + pull 0.0015 (chance 4.16) · scale 71")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("terminal", [True, False])
