@@ -14,6 +14,7 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.model.plan import Plan
+from clipft.train.batch_statistics import batch_statistics_note
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.loss_section import resolve_loss
@@ -115,7 +116,9 @@ def _sketch(config: Config) -> _Sketch:
             meta = build_meta(config.model, classes=classes) if own_vectors else meta
     check_pooled(meta)
     plan = plan_of(config, meta, loss, classes)
-    return _Sketch(config, loss, classes, PlanReport(meta, plan, meta.base, (*meta.resized, *unread)))
+    noisy = batch_statistics_note(meta.model, plan, config.train.batch_size)
+    notes = (*meta.resized, *unread, *([noisy] if noisy else []))
+    return _Sketch(config, loss, classes, PlanReport(meta, plan, meta.base, notes))
 
 
 def _with_cost(sketch: _Sketch, plans: Sequence[Plan]) -> PlanReport:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 from tiny_files import write_native
-from train_runs import Write, go, said, view
+from train_runs import Write, go, said, swapped, view
 
 from clipft.config.load import load_config
 from clipft.config.schema import Config
@@ -86,9 +85,7 @@ def test_rates_far_above_the_strategys_are_warned_of_before_the_first_step(write
 def test_a_run_that_goes_wrong_is_told_once(write: Write, tmp_path: Path) -> None:
     """P29: after the row that shows it, with what to do; here the classes' pictures are swapped."""
     good = go(write("good")).folder
-    lies = shutil.copytree(tmp_path / "colours", tmp_path / "lies")
-    for old, new in (("red", "x"), ("blue", "red"), ("x", "blue"), ("green", "x"), ("white", "green"), ("x", "white")):
-        (lies / old).rename(lies / new)
+    lies = swapped(tmp_path / "colours")
     shown = view()
     model, data = {"pretrained": str(good)}, {"train": {"folder": str(lies)}}
     go(write("worse", model=model, data=data, train={"epochs": 3}), shown=shown)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from train_runs import Write, go, lines, said, stop_after, view
+from train_runs import Write, go, lines, said, stop_after, swapped, view
 
 from clipft.config.load import load_config
 from clipft.config.source_schema import FolderSource, HandsSource, TableSource
@@ -206,9 +205,7 @@ def test_a_best_that_is_worse_than_the_base_is_not_called_plainly_so(write: Writ
     """A row that leads the run is still behind its base: marked, explained once, and shown by the figure that chose."""
     good = go(write("good", evaluate={"best": "loss"})).folder
     shown = view()
-    lies = shutil.copytree(good.parents[1] / "colours", tmp_path / "lies")
-    for old, new in (("red", "x"), ("blue", "red"), ("x", "blue")):
-        (lies / old).rename(lies / new)
+    lies = swapped(tmp_path / "colours")
     told = {"data": {"train": {"folder": str(lies)}}, "evaluate": {"best": "nll"}, "train": {"epochs": 2}}
     run = go(write("worse", model={"pretrained": str(good)}, **told), shown=shown)
     base, first, second = (line["loss"]["nll"] for line in lines(run.folder, "evaluation"))
