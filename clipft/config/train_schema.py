@@ -15,12 +15,12 @@ from clipft.config.values import Section
 
 
 class EarlyStopConfig(Section):
-    """When to end before the last epoch."""
+    """When to end before the last epoch: the run, or a stage that others follow."""
 
     metric: str | None = None
     """The metric to watch; null takes evaluate.best."""
     patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations without a new best before the run ends."""
+    """Evaluations of a stage without a new best before it ends."""
 
 
 class TrainConfig(Section):
@@ -35,7 +35,7 @@ class TrainConfig(Section):
     several GPUs; 64 fits into one)."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
     """Rows at once in memory: the batch is encoded in pieces with exactly the gradient of
-    the whole; null takes it whole."""
+    the whole; null takes it whole (of prompts of classes, 256)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto takes bf16 where the hardware computes it, else fp32."""
     device: str = "auto"

@@ -11,6 +11,7 @@ from clipft.config.load import load_config
 from clipft.config.schema import LogitScaleConfig, ModelConfig
 from clipft.errors import InputError
 from clipft.export.read import is_export, read_export
+from clipft.model.additions import base_config
 from clipft.model.build import build
 from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import LOCAL_DIR
@@ -27,10 +28,10 @@ _EXPECTED = (
 
 def plain_base(config: ModelConfig) -> ModelConfig:
     """The model that a `model` section starts from: its weights as they are, at their own sizes."""
-    fresh = {"lora": None, "adapter": None, "feature_adapter": None, "prompt": None, "projection": "train"}
+    config = base_config(config)
     towers = {
-        "image": config.image.model_copy(update=fresh),
-        "text": config.text.model_copy(update=fresh),
+        "image": config.image.model_copy(update={"projection": "train"}),
+        "text": config.text.model_copy(update={"projection": "train"}),
     }
     sizes = {"image_size": None, "context_length": None}
     if config.name is not None:

@@ -77,8 +77,8 @@ def take_out(model: nn.Module, image: Tower, text: Tower) -> dict[str, Tensor]:
 
 
 def base_config(config: ModelConfig) -> ModelConfig:
-    """The same model without what changes it untrained, prompt vectors and feature adapters: a base has none."""
+    """The same model with nothing put in: a base has none of it, and its answers are its own to the bit."""
     towers = {"image": config.image, "text": config.text}
-    new = {"prompt": None, "feature_adapter": None}
+    new = {"prompt": None, "lora": None, "adapter": None, "feature_adapter": None}
     plain = {tower: section.model_copy(update=new) for tower, section in towers.items()}
     return config.model_copy(update=plain)

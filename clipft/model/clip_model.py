@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipft.model.alter import Altered
 from clipft.model.fill import Filled, is_drawn
+from clipft.model.lora import scale_lora
 from clipft.model.prompt_layout import PromptTokenizer
 from clipft.model.recipe import Recipe
 from clipft.model.tokenizer import Tokenizer
@@ -74,6 +75,25 @@ class ClipModel:
             yield
         finally:
             self.tokenizer, self.image.prompt, self.text.prompt = kept
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Within, the model goes its base's way: past prompt vectors, feature adapters and LoRA, to the bit.
+
+        Adapters stay, which begin as the identity. The values of the weights are those of now.
+        """
+        towers = (self.image, self.text)
+        kept = [tower.feature_adapter for tower in towers]
+        for tower in towers:
+            tower.feature_adapter = None
+        scale_lora(self.model, 0.0)
+        try:
+            with self.without_prompts():
+                yield
+        finally:
+            scale_lora(self.model, 1.0)
+            for tower, adapter in zip(towers, kept, strict=True):
+                tower.feature_adapter = adapter
 
 
 def join(

@@ -37,6 +37,8 @@ class Cost:
         precision: fp32, bf16 or fp16.
         texts_once: whether the text backbone stands still and so is in no step: each caption goes through it once.
         copies: bytes of what `train.ema` and `train.regularize` hold of the weights a second time.
+        texts: that a step reads; 0 under a classifier.
+        texts_at_once: texts encoded at once; below `texts` every text is encoded twice.
     """
 
     memory: Memory
@@ -49,12 +51,16 @@ class Cost:
     precision: str
     texts_once: bool
     copies: int = 0
+    texts: int = 0
+    texts_at_once: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """What `freeze-report --json` has under `cost`."""
         return {
             "batch_size": self.batch_size,
             "rows_at_once": self.rows_at_once,
+            "texts": self.texts,
+            "texts_at_once": self.texts_at_once,
             "precision": self.precision,
             "bytes": {**asdict(self.memory), "copies": self.copies, "activations": self.activations, "peak": self.peak},
             "flops": {**asdict(self.step), "everything": asdict(self.everything)},

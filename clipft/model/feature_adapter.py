@@ -53,7 +53,7 @@ def add_feature_adapter(model: nn.Module, tower: Tower, config: FeatureAdapterCo
     tower.add((f"{name}.{inner}" for inner, _ in adapter.named_parameters()), "adapter", tower.depth)
     return (
         f"{tower.name}: a feature adapter of {tower.embed_dim} x {tower.embed_dim // config.reduction} makes "
-        f"{config.ratio:g} of the feature; it starts at random, so the base is measured with it"
+        f"{config.ratio:g} of the feature; it starts at random; the base is measured without it"
     )
 
 

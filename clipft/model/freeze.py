@@ -53,7 +53,7 @@ def make_plan(
         optim: rates and decay.
 
     Raises:
-        InputError: a pattern matches nothing, a depth is exceeded, or nothing trains (P17).
+        InputError: a freeze pattern matches nothing, a depth is exceeded, or nothing trains (P17).
     """
     places = owners(model, image, text)
     shapes = _shapes(model)
@@ -81,8 +81,8 @@ def make_plan(
             *decided["text"].notes,
             *_head_notes(heads, trainable, loss),
             *_decoder_notes(decoder, loss),
-            *idle,
         ),
+        idle=idle,
     )
 
 

@@ -46,6 +46,22 @@ class ParameterPlan:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """A pattern of `optim.groups` that sets no rate in a plan.
+
+    Args:
+        key: where it stands.
+        words: what it matches instead, in a sentence.
+        unknown: whether no parameter of the model has such a name.
+    """
+
+    key: str
+    pattern: str
+    words: str
+    unknown: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What trains in a model, and why.
 
@@ -54,12 +70,16 @@ class Plan:
         lines: for each of image and text, what its freeze keys did.
         parameters: in the model's order.
         notes: what else is worth saying, a sentence each.
+        warnings: what is seldom meant, a sentence each.
+        idle: patterns that set no rate, yet to be judged beside the run's other stages.
     """
 
     model: str
     lines: Mapping[str, str]
     parameters: tuple[ParameterPlan, ...]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    idle: tuple[Idle, ...] = ()
 
     @cached_property
     def trainable(self) -> tuple[ParameterPlan, ...]:

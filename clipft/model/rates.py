@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipft.config.optim_schema import OptimConfig
 from clipft.config.schema import ModelConfig
 from clipft.config.values import resolve_rate
 from clipft.errors import InputError
 from clipft.model.patterns import matches_nothing, names_matching
-from clipft.model.plan import NEW, Plan, Shape, block_number
+from clipft.model.plan import NEW, Idle, Plan, Shape, block_number
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,14 @@ def rates(
     *,
     model: ModelConfig,
     optim: OptimConfig,
-) -> tuple[dict[str, Rate], tuple[str, ...]]:
-    """The rate and decay of each trainable parameter, and a sentence for each pattern that sets none.
+) -> tuple[dict[str, Rate], tuple[Idle, ...]]:
+    """The rate and decay of each trainable parameter, and the patterns of `optim.groups` that set none.
 
     Args:
         trainable: names and shapes of what trains.
         places: the tower and group of each parameter of the model.
         depths: how many blocks each tower has.
         tables: token, position and class embeddings, which get no decay.
-
-    Raises:
-        InputError: a pattern of `optim.groups` matches no parameter.
     """
     found = {
         name: Rate(
@@ -68,6 +65,35 @@ def rates(
             decay = found[name].weight_decay if group.weight_decay is None else group.weight_decay
             found[name] = Rate(lr, decay)
     return found, tuple(idle)
+
+
+def judge_patterns(stages: Sequence[tuple[OptimConfig, Plan]]) -> tuple[Plan, ...]:
+    """The plans of a run's stages with what is to be said of patterns that set no rate: a note, or a warning.
+
+    A pattern may be meant for one stage, in whose plan it sets rates; in another it does nothing.
+
+    Raises:
+        InputError: one matches no parameter in any stage that has it (P14).
+    """
+    works = {
+        group.pattern
+        for optim, plan in stages
+        for group in optim.groups
+        if group.pattern not in {one.pattern for one in plan.idle}
+    }
+    known = works | {one.pattern for _, plan in stages for one in plan.idle if not one.unknown}
+    judged = []
+    for number, (_, plan) in enumerate(stages):
+        for one in plan.idle:
+            if one.pattern not in known:
+                raise InputError(f"stages[{number}]: {one.words}" if len(stages) > 1 else one.words)
+        nothing = (f"{i.key}: {i.pattern!r} matches nothing in this stage" for i in plan.idle if i.unknown)
+        elsewhere = (i.words for i in plan.idle if not i.unknown and i.pattern in works)
+        warnings = (i.words for i in plan.idle if not i.unknown and i.pattern not in works)
+        judged.append(
+            replace(plan, notes=(*plan.notes, *nothing, *elsewhere), warnings=(*plan.warnings, *warnings), idle=())
+        )
+    return tuple(judged)
 
 
 def groups(plan: Plan) -> tuple[ParameterGroup, ...]:
@@ -109,13 +135,10 @@ def _undecayed(name: str, shape: Shape, group: str, tables: frozenset[str]) -> b
     return len(shape) <= 1 or group == "prompt" or name in tables
 
 
-def _takes_nothing(pattern: str, trainable: Sequence[str], names: Sequence[str], key: str) -> str:
-    """A sentence where only frozen parameters match.
-
-    Raises:
-        InputError: none does.
-    """
+def _takes_nothing(pattern: str, trainable: Sequence[str], names: Sequence[str], key: str) -> Idle:
+    """What is to be said of a pattern that takes nothing that trains."""
     if frozen := names_matching(pattern, names, key=key):
         count = f"{len(frozen)} parameters, all of them frozen" if len(frozen) > 1 else "one parameter, which is frozen"
-        return f"{key}: {pattern!r} matches {count}; {frozen[0]} has no rate to set"
-    raise InputError(matches_nothing(pattern, trainable, key=key, where="parameters that train"))
+        return Idle(key, pattern, f"{key}: {pattern!r} matches {count}; {frozen[0]} has no rate to set", unknown=False)
+    words = matches_nothing(pattern, trainable, key=key, where="parameters that train")
+    return Idle(key, pattern, words, unknown=True)

@@ -36,7 +36,7 @@ class Tally(TorchDispatchMode):
     Attributes:
         flops: so far.
         held: bytes of all tensors alive that were made since, each storage once.
-        most: the largest `held` has been.
+        most: the largest `held` has been since the last `top`.
     """
 
     def __init__(self, known: Collection[Tensor] = ()) -> None:
@@ -51,6 +51,11 @@ class Tally(TorchDispatchMode):
         """FLOPs since the last lap."""
         since, self._counted = self.flops - self._counted, self.flops
         return since
+
+    def top(self) -> int:
+        """The largest `held` has been since the last time this was asked."""
+        most, self.most = self.most, self.held
+        return most
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -41,6 +41,8 @@ def print_freeze_report(
             console.print(Text(row))
     for note in plan.notes:
         _say(console, "note", note, style="yellow")
+    for warning in plan.warnings:
+        _say(console, "warning", warning, style="yellow")
     console.print()
     rows = _rows(plan)
     _print_table([_without_rate(row) for row in rows] if searches else rows, console)
@@ -202,6 +204,9 @@ def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
         pieces = f", {cost.rows_at_once} at a time," if cost.rows_at_once < cost.batch_size else ""
         batch = f"activations {in_bytes(cost.activations)} at batch {cost.batch_size}{pieces} in {cost.precision}"
         lines.append(f"{batch} · peak {in_bytes(cost.peak)}")
+        as_rows = (cost.texts, cost.texts_at_once) == (cost.batch_size, cost.rows_at_once)
+        if cost.texts_at_once < cost.texts and not as_rows:
+            lines.append(f"{cost.texts:,} texts a step, {cost.texts_at_once} at a time with the gradient of all")
         lines.append("Python and its libraries come on top")
     return lines
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from clipft.model.in_place import in_place
 
 PREFIX = "trained/"  # of the weights themselves in a checkpoint whose model file holds the average
+NO_AVERAGE = "train.ema is ignored: the value is computed in one go, so there is no past to average"
+"""What is said where nothing but logit_scale trains."""
 
 
 class Average:

@@ -35,7 +35,7 @@ def keep_base(clip: ClipModel, plans: Iterable[Plan]) -> Base:
     """Copies of what the plans of a run move in the towers: parameters that train and buffers that move.
 
     To be taken before the first step and before a checkpoint is laid over the base, so that a resumed run has the same.
-    LoRA and adapters begin as the identity: with these copies of theirs the model is its base.
+    Adapters begin as the identity: with these copies of theirs the model is its base.
     """
     state = clip.model.state_dict()
     return Base({name: state[name].detach().clone() for name in moving_names(clip.model, plans)}, clip.scale)
@@ -98,15 +98,7 @@ class BaseFeatures:
 
     @contextmanager
     def _standing(self) -> Iterator[None]:
-        """The model as its base: in evaluation mode, the base's tensors in it, past prompts and feature adapters."""
+        """The model as its base: in evaluation mode, the base's tensors in it, past what the base does not have."""
         clip = self.network.clip
-        towers = (clip.image, clip.text)
-        adapters = [tower.feature_adapter for tower in towers]
-        for tower in towers:
-            tower.feature_adapter = None
-        try:
-            with clip.without_prompts(), measuring(clip.model), in_place(self._pairs):
-                yield
-        finally:
-            for tower, adapter in zip(towers, adapters, strict=True):
-                tower.feature_adapter = adapter
+        with clip.as_base(), measuring(clip.model), in_place(self._pairs):
+            yield

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +22,8 @@ from clipft.model.text_prompt import TextPrompt
 from clipft.model.tower import FIXED, NOT_IN_LOSS
 from clipft.train.losses import Classify, Contrastive, Features, Siglip, Targets, ZeroShot
 from clipft.train.network import normalise
+from clipft.train.pieces import texts_at_once
 from clipft.train.precision import Precision
-from clipft.train.step import backward_with
 
 _FLOAT32 = Precision("fp32")
 
@@ -42,6 +41,7 @@ class StepShape:
         optimizer: adamw, adam or sgd.
         device: cpu, cuda or mps; not asked for anything.
         texts: that go through the text tower in a step; None for as many as rows.
+        classes: that zero_shot chooses among, each by as many of the texts.
     """
 
     loss: str
@@ -52,26 +52,26 @@ class StepShape:
     optimizer: str = "adamw"
     device: str = "cpu"
     texts: int | None = None
+    classes: int | None = None
 
     @property
     def rows_at_once(self) -> int:
         """Rows of a piece; the batch where it is taken whole."""
         return min(self.micro_batch_size or self.batch_size, self.batch_size)
 
-    @property
-    def in_pieces(self) -> bool:
-        """Whether each row is encoded twice: once for the loss, once for its gradient."""
-        return self.rows_at_once < self.batch_size
+    def texts_at_once(self, trains: bool) -> int:
+        """Texts in one graph, where the text tower below its pooled feature trains or not; 0 where none are read."""
+        if self.loss == "classifier":
+            return 0
+        of_classes = self.loss == "zero_shot"
+        return texts_at_once(
+            self.all_texts, self.batch_size, self.micro_batch_size, trains=trains, of_classes=of_classes
+        )
 
     @property
-    def texts_at_once(self) -> int:
-        """Texts of a piece."""
-        texts = self.batch_size if self.texts is None else self.texts
-        return math.ceil(texts * self.rows_at_once / self.batch_size)
-
-    def whole(self, flops: int) -> int:
-        """Of a batch, from those of a piece: a tower's FLOPs grow with its rows."""
-        return flops * self.batch_size // self.rows_at_once
+    def all_texts(self) -> int:
+        """Texts of a step."""
+        return self.batch_size if self.texts is None else self.texts
 
 
 def step_cost(meta: MetaModel, plan: Plan, shape: StepShape, *, copies: int = 0) -> Cost:
@@ -84,7 +84,7 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape, *, copies: int = 0)
     Args:
         copies: bytes that the run holds beside weights, gradients and optimiser state.
     """
-    own = count_step(meta, plan, shape)
+    own, text_trains = count_step(meta, plan, shape), _trains(plan, meta.text.body_names())
     whole = train_everything(plan)
     fixed = memory(plan, shape.optimizer)
     return Cost(
@@ -96,7 +96,9 @@ def step_cost(meta: MetaModel, plan: Plan, shape: StepShape, *, copies: int = 0)
         batch_size=shape.batch_size,
         rows_at_once=shape.rows_at_once,
         precision=shape.precision.name,
-        texts_once=shape.loss != "classifier" and not _trains(plan, meta.text.body_names()),
+        texts_once=shape.loss != "classifier" and not text_trains,
+        texts=0 if shape.loss == "classifier" else shape.all_texts,
+        texts_at_once=shape.texts_at_once(text_trains),
         copies=copies,
     )
 
@@ -130,63 +132,109 @@ def count_step(
     set_modes(meta.model, plan, training=True)
     try:
         with pretended(meta.model, {p.name for p in plan.trainable}) as tally, watch(meta.model, tally):
-            return _go_through(_encoder(meta, plan, shape), _loss(meta.model, shape), shape, tally)
+            return _go_through(_sides(meta, plan, shape), _loss(meta.model, shape), tally)
     finally:
         set_modes(meta.model, plan, training=False)
 
 
-def _go_through(
-    encode: Callable[[], Features], loss: Callable[[Features], Tensor], shape: StepShape, tally: Tally
-) -> Counted:
+@dataclass(frozen=True)
+class _Side:
+    """A tower in a step: what encodes a piece, how many rows there are, and how many in a piece."""
+
+    encode: Callable[[], Tensor]
+    count: int
+    at_once: int
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether each row is encoded twice: once for the loss, once for its gradient."""
+        return self.at_once < self.count
+
+    def whole(self, flops: int) -> int:
+        """Of all rows, from those of a piece: a tower's FLOPs grow with its rows."""
+        return flops * self.count // self.at_once
+
+    def leaf(self, feature: Tensor) -> Tensor:
+        """All rows' features as the loss gets them, cut off from the tower."""
+        if not self.in_pieces:
+            return feature.detach().requires_grad_(feature.requires_grad)
+        return feature.new_empty(self.count, feature.shape[1]).requires_grad_()
+
+
+def _go_through(sides: Sequence[_Side], loss: Callable[[Features], Tensor], tally: Tally) -> Counted:
     """One step as `train/step.py` takes it; of many pieces two, since from the second on there are gradients."""
-    with torch.set_grad_enabled(not shape.in_pieces):
-        features = encode()
-    forward = tally.lap()
-    rows, texts = slice(shape.rows_at_once), slice(shape.texts_at_once)
-    whole = _leaves(features, shape)
-    value = loss(whole)
-    loss_forward = tally.lap()
+    inputs = tally.held
+    features, forward = [], 0
+    for side in sides:
+        with torch.set_grad_enabled(not side.in_pieces):
+            features.append(side.encode())
+        forward += side.whole(tally.lap()) * (2 if side.in_pieces else 1)
+    leaves = [side.leaf(feature) for side, feature in zip(sides, features, strict=True)]
+    value = loss(Features(leaves[0], leaves[1] if len(leaves) > 1 else None))
+    forward += tally.lap()
     if value.requires_grad:  # not so where the one thing that trains is a head of unknown size
         value.backward()
     del value
-    loss_backward = tally.lap()
-    if shape.in_pieces:
-        features = encode()
-        tally.lap()
-    activations = tally.most
-    backward_with(features, whole, rows, texts)
     backward = tally.lap()
+    activations = highest = tally.top()
+    whole = [(f, leaf) for side, f, leaf in zip(sides, features, leaves, strict=True) if not side.in_pieces]
+    pieced = [(side, leaf) for side, leaf in zip(sides, leaves, strict=True) if side.in_pieces]
     del features
-    if shape.in_pieces:
-        backward_with(encode(), whole, rows, texts)
-    passes = 2 if shape.in_pieces else 1
-    flops = Flops(passes * shape.whole(forward) + loss_forward, shape.whole(backward) + loss_backward)
-    return Counted(flops, activations, tally.most)
+    _descend(whole)
+    del whole
+    backward += tally.lap()
+    for side, leaf in pieced:
+        for _ in range(2):
+            highest, before = max(highest, tally.top()), tally.held
+            again = side.encode()
+            tally.lap()
+            activations = max(activations, inputs + tally.most - before)
+            _descend([(again, leaf)])
+            del again
+            of_piece = tally.lap()
+        backward += side.whole(of_piece)
+    return Counted(Flops(forward, backward), activations, max(highest, tally.top()))
 
 
-def _encoder(meta: MetaModel, plan: Plan, shape: StepShape) -> Callable[[], Features]:
+def _descend(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Carry the loss's gradient at the leaves into the towers; of a piece the gradient of as many rows."""
+    reached = [(feature, leaf.grad) for feature, leaf in pairs if feature.requires_grad and leaf.grad is not None]
+    if reached:
+        torch.autograd.backward(
+            [feature for feature, _ in reached], [gradient[: len(feature)] for feature, gradient in reached]
+        )
+
+
+def _sides(meta: MetaModel, plan: Plan, shape: StepShape) -> tuple[_Side, ...]:
     """What gives the features of a piece, as `train/network.py` does: no graph below what trains."""
     image, text = meta.image, meta.text
     image_trains, text_trains = (_trains(plan, tower.body_names()) for tower in (image, text))
     rows = shape.rows_at_once
     there = shape.batch_size if shape.device == "cpu" else rows  # a GPU gets a piece of the batch at a time
     images = torch.empty(there, 3, *_height_and_width(meta))[:rows]
-    tokens = torch.zeros(shape.texts_at_once, meta.context_length, dtype=torch.long)
-    if isinstance(text.prompt, TextPrompt):
-        tokens = text.prompt.put_into(tokens)
 
-    def encode() -> Features:
+    def encode_image() -> Tensor:
         with _autocast(shape):
             with torch.set_grad_enabled(image_trains and torch.is_grad_enabled()):
                 pooled = image.pool(images)
             seen = image.drop(pooled) if shape.pooled else image.shared(image.drop(pooled))
-            if shape.loss == "classifier":
-                return Features(normalise(seen), None)
-            pooled = text.pool(tokens) if text_trains else torch.empty(len(tokens), text.pooled_width)
-            said = text.shared(text.drop(pooled))
-        return Features(normalise(seen), normalise(said))
+        return normalise(seen)
 
-    return encode
+    of_images = _Side(encode_image, shape.batch_size, rows)
+    if shape.loss == "classifier":
+        return (of_images,)
+    at_once = shape.texts_at_once(text_trains)
+    tokens = torch.zeros(at_once, meta.context_length, dtype=torch.long)
+    if isinstance(text.prompt, TextPrompt):
+        tokens = text.prompt.put_into(tokens)
+
+    def encode_text() -> Tensor:
+        with _autocast(shape):
+            pooled = text.pool(tokens) if text_trains else torch.empty(at_once, text.pooled_width)
+            said = text.shared(text.drop(pooled))
+        return normalise(said)
+
+    return of_images, _Side(encode_text, shape.all_texts, at_once)
 
 
 @contextmanager
@@ -211,19 +259,6 @@ class _NormsInFloat32(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _leaves(features: Features, shape: StepShape) -> Features:
-    """The whole batch's features as the loss gets them, cut off from the towers."""
-
-    def leaf(feature: Tensor, count: int) -> Tensor:
-        if not shape.in_pieces:
-            return feature.detach().requires_grad_(feature.requires_grad)
-        return feature.new_empty(count, feature.shape[1]).requires_grad_()
-
-    texts = shape.batch_size if shape.texts is None else shape.texts
-    text = None if features.text is None else leaf(features.text, texts)
-    return Features(leaf(features.image, shape.batch_size), text)
-
-
 def _loss(model: Any, shape: StepShape) -> Callable[[Features], Tensor]:
     """The loss over a batch in which no row is like another; of a head whose classes are unknown, none."""
     numbers = torch.arange(shape.batch_size)
@@ -233,9 +268,9 @@ def _loss(model: Any, shape: StepShape) -> Callable[[Features], Tensor]:
     if shape.loss == "siglip":
         return lambda features: Siglip(model.logit_scale, model.logit_bias)(features, targets)
     if shape.loss == "zero_shot":
-        assert shape.texts is not None
-        columns = torch.arange(shape.texts)  # as if each class had one prompt: averaging several is next to nothing
-        labels = replace(targets, labels=numbers % shape.texts)
+        assert shape.classes is not None
+        columns = torch.arange(shape.classes)
+        labels = replace(targets, labels=numbers % shape.classes)
         return lambda features: ZeroShot(model.logit_scale, (), len(columns), columns)(features, labels)
     if hasattr(model, "classifier"):
         return lambda features: Classify(model.classifier)(features, targets)

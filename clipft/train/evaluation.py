@@ -48,8 +48,8 @@ class Evaluations:
         keep: rows to watch for forgetting; None watches none.
         on_best: called when a best is found, to save it where evaluations are not at epochs' ends.
         base: the metrics of epoch 0.
-        first_similarity: how alike different things are before the first step; beside prompt vectors the higher of what
-            they are to the base and to the model with its vectors.
+        first_similarity: how alike different things are before the first step; beside prompt vectors or a feature
+            adapter the higher of what they are to the base and to the model with these.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
     """
@@ -75,10 +75,11 @@ class Evaluations:
     def measure_base(self) -> None:
         """Epoch 0: the base's own figures, the first row of the table."""
         clip = self.started.clip
-        with clip.without_prompts():  # the base has no vectors; those of now are drawn
+        with clip.as_base():  # it has no vectors and no feature adapter; those of now are drawn
             found, kept = self._measure()
         self.base, self.first_similarity = _figures(found, kept), found.similarity
-        if clip.image.prompt is not None or clip.text.prompt is not None:  # vectors alone can make all look alike
+        towers = (clip.image, clip.text)
+        if any(t.prompt is not None or t.feature_adapter is not None for t in towers):  # they can make all look alike
             drawn = self._on(self.rows, self.prepared.config.data.templates).similarity
             self.first_similarity = {name: max(value, drawn[name]) for name, value in found.similarity.items()}
         self.table_head()
@@ -123,7 +124,7 @@ class Evaluations:
             self.on_best()
         tired = tired_of(self.prepared.config, self.latest, self.progress)
         if tired is not None:
-            self.view.say(f" {tired}: the run ends here (train.early_stop)")
+            self.view.say(f" {tired}: {self.prepared.stage.stopped_in_words()}")
         return tired is None
 
     def behind_base(self, figure: str | None) -> bool:

@@ -19,8 +19,8 @@ _WHAT = {
 def collapsed(first: Mapping[str, float], now: Mapping[str, float]) -> str | None:
     """What has become nearly the same to the model, in words; None while all is well.
 
-    A model that began by holding its inputs for alike (random weights, prompt vectors that were drawn, rows that hardly
-    differ) says nothing.
+    A model that began by holding its inputs for alike (random weights, prompt vectors or a feature adapter that were
+    drawn, rows that hardly differ) says nothing.
 
     Args:
         first: `Measurement.similarity` before the first step.

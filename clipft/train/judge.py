@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from clipft.config.schema import Config
+from clipft.data.names import counted
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.measure import KEPT, figure_names, higher_is_better
@@ -80,7 +81,7 @@ def tired_of(config: Config, figures: Mapping[str, float], progress: Progress) -
         progress.since_best += 1
     if progress.since_best < early.patience:
         return None
-    return f"{name} has not improved for {early.patience} evaluations"
+    return f"{name} has not improved for {counted(early.patience, 'evaluation')}"
 
 
 def better(name: str, value: float, than: float) -> bool:

@@ -29,10 +29,10 @@ class Progress:
         step: optimiser steps taken.
         epoch: epochs finished.
         best: the best evaluation of `evaluate.best`, the base aside.
-        since_best: evaluations since the metric that early stopping watches last improved.
-        watched: that metric's best value so far.
+        since_best: evaluations of the stage since the metric that early stopping watches last improved.
+        watched: that metric's best value in the stage so far.
         skipped: steps that a loss scaler refused.
-        stopped_early: whether early stopping has ended the run.
+        stopped_early: whether early stopping has ended the stage.
         epoch_losses: of the epoch under way.
     """
 
@@ -44,6 +44,11 @@ class Progress:
     skipped: int = 0
     stopped_early: bool = False
     epoch_losses: list[float] = field(default_factory=list)
+
+    def enter_stage(self, epoch: int, step: int) -> None:
+        """Go on where the plan has the next stage begin, with patience anew; early stopping has left steps out."""
+        self.epoch, self.step = epoch, step
+        self.since_best, self.watched, self.stopped_early = 0, None, False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,21 @@ def check_same_head(loss: LossConfig, before: LossConfig) -> None:
         now, then = (str(getattr(section, key)).lower() for section in (loss, before))
         if now != then:
             raise InputError(f"loss.{key}: {now}, but the stage before has made its classifier with {then}; write that")
+
+
+def check_start(loss: LossConfig, drawn: Collection[str]) -> None:
+    """Refuse a classifier that would start from prompts where a projection is drawn: they say nothing there.
+
+    Args:
+        loss: of a run's first stage.
+        drawn: the towers whose projection is drawn.
+    """
+    if loss.type == "classifier" and loss.init == "prompts" and drawn:
+        raise InputError(
+            "loss.init: prompts starts the classifier from the text features of the class prompts, but the projection "
+            f"of {' and '.join(drawn)} is drawn at random (model.embed_dim, projection: reset, or two encoders that "
+            "never met), so they say nothing about images; write loss.init: random"
+        )
 
 
 def check_rows(rows: Rows, loss: str, key: str) -> None:

@@ -30,6 +30,9 @@ class Network:
         precision: what to compute in.
         pooled: whether the image features are the pooled ones, before the projection.
         needs_text: whether the loss looks at the text tower at all.
+
+    Attributes:
+        text_trains: whether anything below the text tower's pooled feature trains.
     """
 
     clip: ClipModel
@@ -38,13 +41,13 @@ class Network:
     pooled: bool = False
     needs_text: bool = True
     _image_trains: bool = field(init=False)
-    _text_trains: bool = field(init=False)
+    text_trains: bool = field(init=False)
     _frozen_text: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         trains = {p.name for p in self.plan.trainable}
         self._image_trains = not trains.isdisjoint(self.clip.image.body_names())
-        self._text_trains = not trains.isdisjoint(self.clip.text.body_names())
+        self.text_trains = not trains.isdisjoint(self.clip.text.body_names())
 
     @property
     def device(self) -> torch.device:
@@ -61,7 +64,7 @@ class Network:
             captions: texts, again and again or not.
             watch: shows how many of so many chunks have come.
         """
-        if not self.needs_text or self._text_trains:
+        if not self.needs_text or self.text_trains:
             return
         distinct = sorted(set(captions))
         starts = range(0, len(distinct), _CHUNK)
@@ -77,15 +80,20 @@ class Network:
 
     def features(self, images: Tensor, captions: Sequence[str]) -> Features:
         """L2-normalised float32 features of images (B, 3, H, W) and, where the loss needs them, of their captions."""
-        with self.autocast():
-            image = self._image(images)
-            text = self._text(captions) if self.needs_text and captions else None
-        return Features(normalise(image), None if text is None else normalise(text))
+        image = self.image_features(images)
+        return Features(image, self.text_features(captions) if self.needs_text and captions else None)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """L2-normalised float32 features of images (B, 3, H, W) alone."""
+        """L2-normalised float32 features (B, D) of images (B, 3, H, W) alone."""
         with self.autocast():
-            return normalise(self._image(images))
+            image = self._image(images)
+        return normalise(image)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """L2-normalised float32 features (N, D) of texts."""
+        with self.autocast():
+            text = self._text(texts)
+        return normalise(text)
 
     def _image(self, images: Tensor) -> Tensor:
         tower = self.clip.image
@@ -101,7 +109,7 @@ class Network:
         each row.
         """
         tower = self.clip.text
-        if self._text_trains:
+        if self.text_trains:
             numbers: dict[str, int] = {}
             places = [numbers.setdefault(caption, len(numbers)) for caption in captions]
             pooled = tower.pool(self.clip.tokenizer(list(numbers)).to(self.device))

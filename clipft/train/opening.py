@@ -55,6 +55,8 @@ def _say_kept(prepared: Prepared, view: TrainView) -> None:
         return
     for note in prepared.keep.notes:
         view.note(note)
+    if prepared.keep.labels is None and prepared.config.evaluate.keep_templates is not None:
+        view.note("evaluate.keep_templates is not used: evaluate.keep has captions and no classes")
     for warning in keep_overlap(prepared.splits.train, prepared.keep):
         view.warn(warning)
 
@@ -140,6 +142,8 @@ def _kept(stages: Sequence[Prepared]) -> int:
 
 def resume_in_words(progress: Progress, started: Started) -> str:
     """What a checkpoint brought back, and the rate before and after (P35)."""
+    if progress.stopped_early:
+        return f"weights of step {progress.step} (epoch {progress.epoch}), at which early stopping has ended its stage"
     peak = max(group["peak"] for group in started.stepper.optimizer.param_groups)
     before = started.schedule.rate(peak, max(0, progress.step - 1))
     after = started.schedule.rate(peak, progress.step) if progress.step < started.schedule.end else 0.0

@@ -14,12 +14,14 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.cost import Cost
 from clipft.model.plan import Plan
+from clipft.model.rates import judge_patterns
+from clipft.train.average import NO_AVERAGE
 from clipft.train.batch_statistics import batch_statistics_note
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
-from clipft.train.loss_section import resolve_loss
+from clipft.train.loss_section import check_start, resolve_loss
 from clipft.train.precision import expected
-from clipft.train.prepare import check_pooled, plan_of, stage_named
+from clipft.train.prepare import check_pooled, drawn_projections, plan_of, stage_named
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport,
     sketches = []
     for number, own in enumerate(stage_configs(config)):
         with stage_named(config, number):
-            sketches.append(_sketch(own))
+            sketches.append(_sketch(own, first=number == 0))
+    sketches = _judged(sketches)
     reports = [sketch.report for sketch in sketches]
     searches = len(reports) == 1 and reports[0].plan.only_scale
     if with_cost and not searches:
@@ -80,11 +83,13 @@ def _run_notes(config: Config, searches: bool) -> Iterator[str]:
         yield f"data.shots: {shots_in_words(config.data.draw)}"
     if searches:
         yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
+        if config.train.ema is not None:
+            yield NO_AVERAGE
 
 
 def report_plan(config: Config, *, with_cost: bool = True) -> PlanReport:
     """The plan of a stage as if it were a run of its own; see `report_plans`."""
-    sketch = _sketch(config)
+    (sketch,) = _judged([_sketch(config)])
     return _with_cost(sketch, [sketch.report.plan]) if with_cost else sketch.report
 
 
@@ -98,9 +103,17 @@ class _Sketch:
     report: PlanReport
 
 
-def _sketch(config: Config) -> _Sketch:
+def _judged(sketches: Sequence[_Sketch]) -> list[_Sketch]:
+    """The sketches of all stages, with what is to be said of the patterns of `optim.groups`."""
+    plans = judge_patterns([(sketch.config.optim, sketch.report.plan) for sketch in sketches])
+    return [replace(s, report=replace(s.report, plan=plan)) for s, plan in zip(sketches, plans, strict=True)]
+
+
+def _sketch(config: Config, *, first: bool = True) -> _Sketch:
     meta = build_meta(config.model)
     loss = resolve_loss(config.loss, has_bias=meta.model.logit_bias is not None)
+    if first:
+        check_start(config.loss, drawn_projections(config.model, meta))
     prompt = config.model.text.prompt
     own_vectors = prompt is not None and prompt.class_specific
     classes: tuple[str, ...] = ()
@@ -149,4 +162,5 @@ def step_shape(config: Config, loss: str, classes: int = 0) -> StepShape:
         optimizer=config.optim.name,
         device=device,
         texts=classes * len(config.data.templates) if loss == "zero_shot" else None,
+        classes=classes if loss == "zero_shot" else None,
     )

@@ -17,6 +17,7 @@ from clipft.errors import InputError
 from clipft.model.build import MetaModel, build_meta
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
+from clipft.model.rates import judge_patterns
 from clipft.model.recipe import recipe_of
 from clipft.model.sources import check_there
 from clipft.train.arithmetic import Arithmetic, one_search, work_out
@@ -24,6 +25,7 @@ from clipft.train.loss_section import (
     check_rows,
     check_same_head,
     check_search,
+    check_start,
     class_weights,
     classifier_for,
     resolve_loss,
@@ -52,6 +54,13 @@ class Stage:
     first_step: int
     last_epoch: int
     fresh_optimizer: bool
+
+    def stopped_in_words(self) -> str:
+        """What early stopping ends."""
+        if self.number + 1 == self.count:
+            return "the run ends here (train.early_stop)"
+        stage = f"stage {self.number + 1} of {self.count}"
+        return f"{stage} ends here (train.early_stop); the next begins with epoch {self.last_epoch + 1}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,15 @@ class Prepared:
         """The class names, a label's index into them."""
         return self.splits.train.classes
 
+    def all_rows(self) -> Iterator[tuple[str, Rows, Sequence[str]]]:
+        """Where rows were named, the rows, and the templates of their classes: to train, to measure, to watch."""
+        templates = self.config.data.templates
+        yield "data.train", self.splits.train, templates
+        if self.splits.val is not None:
+            yield "data.val", self.splits.val, templates
+        if self.keep is not None:
+            yield "evaluate.keep", self.keep, self.config.evaluate.keep_templates or templates
+
 
 def has_classes(rows: Rows) -> bool:
     """Whether any of the rows has a class."""
@@ -146,12 +164,15 @@ def prepare_stages(config: Config) -> tuple[Prepared, ...]:
         stages.append(
             Prepared(own, loss, splits, meta, plan, found, sums, digest, stage, keep=keep, model=config.model)
         )
-    plans = tuple(stage.plan for stage in stages)
-    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], _drawn(config.model, meta))
-    return tuple(replace(stage, pulls=own, all_plans=plans) for stage, own in zip(stages, pulls, strict=True))
+    plans = judge_patterns([(stage.config.optim, stage.plan) for stage in stages])
+    pulls = settle(config.train, [(stage.plan, stage.loss) for stage in stages], drawn_projections(config.model, meta))
+    return tuple(
+        replace(stage, plan=plan, pulls=own, all_plans=plans)
+        for stage, plan, own in zip(stages, plans, pulls, strict=True)
+    )
 
 
-def _drawn(model: ModelConfig, meta: MetaModel) -> list[str]:
+def drawn_projections(model: ModelConfig, meta: MetaModel) -> list[str]:
     """The towers whose projection is no part of the base: reset, or between two encoders that never met."""
     two_encoders = model.name is None and model.pretrained is None
     towers = (meta.image, meta.text)
@@ -188,6 +209,8 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
                 f"loss.type: {loss} comes after a stage with a classifier, which would be lost; put it first"
             )
         check_same_head(config.loss, before.config.loss)
+    if before is None:
+        check_start(config.loss, drawn_projections(config.model, meta))
     if loss in ("contrastive", "siglip") and config.train.batch_size < 2:
         raise InputError(f"train.batch_size: a {loss} loss needs at least 2 rows a step: one pair has no negatives")
     check_rows(splits.train, loss, "data.train")
@@ -198,7 +221,10 @@ def _loss_of(config: Config, meta: MetaModel, splits: Splits, before: Prepared |
 
 
 def plan_of(config: Config, meta: MetaModel, loss: str, classes: Sequence[str]) -> Plan:
-    """The plan on the meta device; under a classifier loss the head for these classes is part of it."""
+    """The plan on the meta device; under a classifier loss the head for these classes is part of it.
+
+    Its `idle` patterns are yet to be judged.
+    """
     if loss == "classifier" and classes:
         meta.model.classifier = classifier_for(config.loss, meta, len(classes), device="meta")
     return make_plan(

@@ -1,4 +1,4 @@
-"""Which rows prompt vectors among words can be trained and measured on."""
+"""Which rows prompt vectors among words can be trained and measured on, and that the class names fit beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from clipft.config.additions_schema import TextPromptConfig
 from clipft.data.rows import Rows
 from clipft.errors import InputError
+from clipft.model.tokenizer import Tokenizer
 
 _KEY = "model.text.prompt"
 
@@ -35,3 +36,25 @@ def check_prompt(config: TextPromptConfig | None, rows: Rows, key: str, *, class
     strange = [name for name in rows.classes if name not in classes]
     if config.class_specific and strange:
         raise InputError(f"{_KEY}.{asks}: {strange[0]!r} of {key} does not train, so it has no vectors; {instead}")
+
+
+def know_classes(tokenizer: Tokenizer, rows: Rows, key: str, templates: Sequence[str]) -> None:
+    """Tell a tokenizer of the classes of rows, by whose prompts they will be measured or trained.
+
+    Done for all rows before the first step, so that a name too long is refused then (P53).
+
+    Args:
+        tokenizer: the run's.
+        rows: to train or to measure on.
+        key: where they were named.
+        templates: prompts for their class names.
+
+    Raises:
+        InputError: a prompt is too long beside the vectors, or its name ends inside a token.
+    """
+    if rows.labels is None:
+        return
+    try:
+        tokenizer.know(rows.classes, templates)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None

@@ -49,6 +49,7 @@ class Ready:
         """Put the next stage's plan on the model."""
         self.prepared, *later = self.later
         self.later = tuple(later)
+        self.progress.enter_stage(self.prepared.stage.first_epoch, self.prepared.stage.first_step)
         self.started = next_stage(self.prepared, self.started)
         self.keeper.enter(self.prepared, self.started)
         if self.evaluations is not None:

@@ -10,6 +10,8 @@ from clipft.data.captions import example_prompts
 from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.data.shots import shots_in_words
+from clipft.train.average import NO_AVERAGE
+from clipft.train.pieces import texts_at_once
 from clipft.train.prepare import Prepared
 from clipft.train.scale_search import search_in_words
 from clipft.train.watch import peak_rates
@@ -21,7 +23,8 @@ def reckoning(prepared: Prepared) -> list[tuple[str, str]]:
     if prepared.keep is not None:
         data.append(("keep", _keep(prepared.keep, prepared.config)))
     if prepared.searches:
-        return [*data, ("search", search_in_words(prepared))]
+        left_out = [("ema", NO_AVERAGE)] if prepared.config.train.ema else []
+        return [*data, ("search", search_in_words(prepared)), *left_out]
     return [
         *data,
         ("batch", _batch(prepared)),
@@ -77,17 +80,30 @@ def _batch(prepared: Prepared) -> str:
 
 
 def _texts(prepared: Prepared) -> str:
-    """How many texts of which length go through the text tower in a step, where prompt vectors in it train (P55)."""
-    if not any(p.tower == "text" and p.group == "prompt" for p in prepared.plan.trainable):
-        return ""
+    """How many texts of which length go through the text tower in a step, and how many of them in one graph (P55).
+
+    Said where prompt vectors in it train, or where the prompts of all classes are too many for one graph.
+    """
     sums, captions = prepared.arithmetic, prepared.splits.train.captions is not None
+    trains = {p.name for p in prepared.plan.trainable}
+    vectors = any(p.tower == "text" and p.group == "prompt" for p in prepared.plan.trainable)
     templates = 1 if captions else len(prepared.config.data.templates)
-    texts = sums.distinct * templates
-    if prepared.loss != "zero_shot":
+    texts, of_classes = sums.distinct * templates, prepared.loss == "zero_shot"
+    if not of_classes:
         texts = min(texts, sums.batch_size)
+    at_once = texts_at_once(
+        texts,
+        sums.batch_size,
+        prepared.config.train.micro_batch_size,
+        trains=not trains.isdisjoint(prepared.meta.text.body_names()),
+        of_classes=of_classes,
+    )
+    if not vectors and not (of_classes and at_once < texts):
+        return ""
     kind = "captions" if captions else "classes" if templates == 1 else "prompts of classes"
-    pieces = f", {sums.micro_batch_size} at a time" if sums.micro_batch_size < texts else ""
-    return f"prompt vectors: up to {texts} {kind} x {prepared.meta.context_length} tokens of text a step{pieces}"
+    pieces = f", {at_once} at a time" if at_once < texts else ""
+    head = "prompt vectors: up to" if vectors else "texts:"
+    return f"{head} {texts} {kind} x {prepared.meta.context_length} tokens of text a step{pieces}"
 
 
 def _rows(prepared: Prepared) -> str:

@@ -61,7 +61,7 @@ def _train_into(folder: RunFolder, loaded: Loaded, view: TrainView) -> Finished:
             else:
                 _take_up(ready, folder.resume_from, folder.damaged)
             _train(ready, interrupts)
-            while ready.later and not ready.progress.stopped_early:
+            while ready.later:
                 ready.next_stage()
                 show_stage(ready.prepared, view)
                 _train(ready, interrupts)

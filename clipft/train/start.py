@@ -27,6 +27,7 @@ from clipft.train.network import Network
 from clipft.train.optim import Schedule, build_optimizer, carry_over
 from clipft.train.precision import Precision, choose_device, choose_precision
 from clipft.train.prepare import Prepared
+from clipft.train.prompting import know_classes
 from clipft.train.pulls import Regularizer, regularizer
 from clipft.train.step import Stepper
 
@@ -63,8 +64,8 @@ def start(prepared: Prepared) -> Started:
         keep_freed_memory()
     precision = choose_precision(config.train.precision, device)
     clip = build(prepared.model, config.run.seed, classes=prepared.classes)
-    if prepared.splits.train.captions is None and prepared.loss != "classifier":
-        clip.tokenizer.know(prepared.classes, config.data.templates)
+    for key, rows, templates in prepared.all_rows():
+        know_classes(clip.tokenizer, rows, key, templates)
     clip.model.to(device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision.name == "fp16")
     base = keep_base(clip, prepared.all_plans) if regularizers(config.train.regularize) else None
@@ -156,7 +157,7 @@ def _objective(prepared: Prepared, clip: ClipModel, device: torch.device, precis
         head = classifier_for(loss, prepared.meta, len(prepared.classes), device="cpu")
     if loss.init == "prompts":
         templates = prepared.config.data.templates
-        with nullcontext() if prepared.stage.number else clip.without_prompts():  # drawn ones would say nothing
+        with nullcontext() if prepared.stage.number else clip.as_base():  # what is drawn would say nothing
             prompts = class_embeddings(
                 clip, prepared.classes, templates, device=device, autocast=lambda: precision.autocast(device)
             )

@@ -14,8 +14,8 @@ from clipft.errors import ClipftError
 from clipft.train.average import Average
 from clipft.train.losses import Features, Objective, Targets
 from clipft.train.network import Network
+from clipft.train.pieces import InPieces, texts_at_once
 from clipft.train.pulls import Regularizer
-from clipft.train.randomness import random_states, restore_random_states
 
 MAX_SKIPPED = 20
 """fp16 steps skipped in a row before the run ends; a scaler that starts at 65536 needs few to find its scale."""
@@ -96,12 +96,16 @@ class Stepper:
 
     def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """The loss, and what is added to it on features; the gradient of both goes to the parameters."""
-        size, texts = len(batch.captions), self._texts(batch)
+        network, size, texts = self.network, len(batch.captions), self._texts(batch)
         rows_at_once = min(self.micro_batch_size or size, size)
         base = self.regularizer.base_features(batch.images, texts, rows_at_once)
-        if rows_at_once == size:
-            return self._descend(self.network.features(batch.images, texts), base, batch)
-        return self._backward_in_pieces(batch, base)
+        image = InPieces(lambda rows: network.image_features(batch.images[rows]), size, rows_at_once, network.device)
+        text = self._encode(texts, size) if network.needs_text else None
+        found = self._descend(Features(image.features, None if text is None else text.features), base, batch)
+        for tower in (image, text):
+            if tower is not None:
+                tower.carry_on()
+        return found
 
     def _texts(self, batch: Batch) -> Sequence[str]:
         """What goes through the text tower: the objective's texts, or the batch's captions."""
@@ -115,29 +119,13 @@ class Stepper:
         self.scaler.scale(sum(added.values(), loss)).backward()
         return float(loss.detach()), {kind: float(value.detach()) for kind, value in added.items()}
 
-    def _backward_in_pieces(self, batch: Batch, base: Features | None) -> tuple[float, dict[str, float]]:
-        """The whole batch's gradient from pieces: features first, loss once, then each piece again with its gradient.
-
-        Gradient cache: Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
-        section 3. The second pass replays the first one's random numbers, so dropout is the same.
-        """
-        assert self.micro_batch_size is not None
-        texts = self._texts(batch)
-        pieces = piece_slices(len(batch.captions), len(texts), self.micro_batch_size)
-        states, features = [], []
-        with torch.no_grad():
-            for rows, some in pieces:
-                states.append(random_states(self.network.device))
-                features.append(self.network.features(batch.images[rows], texts[some]))
-        whole = _leaves(features)
-        loss, added = self._descend(whole, base, batch)
-        end = random_states(self.network.device)
-        for (rows, some), state in zip(pieces, states, strict=True):
-            restore_random_states(state, self.network.device)
-            again = self.network.features(batch.images[rows], texts[some])
-            backward_with(again, whole, rows, some)
-        restore_random_states(end, self.network.device)
-        return loss, added
+    def _encode(self, texts: Sequence[str], batch_size: int) -> InPieces:
+        """The text tower's features of a step."""
+        network, of_classes = self.network, bool(self.objective.texts)
+        at_once = texts_at_once(
+            len(texts), batch_size, self.micro_batch_size, trains=network.text_trains, of_classes=of_classes
+        )
+        return InPieces(lambda some: network.text_features(texts[some]), len(texts), at_once, network.device)
 
     def _targets(self, batch: Batch) -> Targets:
         device = self.network.device
@@ -191,31 +179,7 @@ class Stepper:
         )
 
 
-def piece_slices(rows: int, texts: int, size: int) -> list[tuple[slice, slice]]:
-    """A batch in pieces of `size` rows, its texts in as many pieces: which rows, and which texts, of each."""
-    count = math.ceil(rows / size)
-    of_texts = math.ceil(texts / count)
-    return [(slice(i * size, (i + 1) * size), slice(i * of_texts, (i + 1) * of_texts)) for i in range(count)]
-
-
 def caption_numbers(captions: Sequence[str]) -> Tensor:
     """(B,) numbers that are equal where captions are equal."""
     first: dict[str, int] = {}
     return torch.tensor([first.setdefault(caption, len(first)) for caption in captions])
-
-
-def _leaves(pieces: Sequence[Features]) -> Features:
-    image = torch.cat([p.image for p in pieces]).requires_grad_()
-    texts = [p.text for p in pieces if p.text is not None]
-    return Features(image, torch.cat(texts).requires_grad_() if texts else None)
-
-
-def backward_with(piece: Features, whole: Features, rows: slice, texts: slice) -> None:
-    """Carry the loss's gradient at the features on into the towers; a frozen tower's features have no graph."""
-    outputs, gradients = [], []
-    for ours, all_rows, which in ((piece.image, whole.image, rows), (piece.text, whole.text, texts)):
-        if ours is not None and ours.requires_grad and all_rows is not None and all_rows.grad is not None:
-            outputs.append(ours)
-            gradients.append(all_rows.grad[which])
-    if outputs:
-        torch.autograd.backward(outputs, gradients)

@@ -17,6 +17,7 @@ from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
 from clipft.train.arithmetic import scale_in_words
 from clipft.train.evaluation import Evaluations
+from clipft.train.first_gradients import FirstGradients
 from clipft.train.interrupts import Interrupts
 from clipft.train.loop import StepFacts
 from clipft.train.metrics_log import MetricsLog
@@ -47,12 +48,15 @@ class Watch:
     evaluations: Evaluations | None
     peaks: dict[str, float] = field(init=False)
     _start_scale: float = field(init=False)
+    _first_gradients: FirstGradients = field(init=False)
     _named: set[str] = field(init=False, default_factory=set)
     _said: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.peaks = peak_rates(self.prepared)
         self._start_scale = self.started.clip.scale
+        started = self.started
+        self._first_gradients = FirstGradients(started.clip.model, self.prepared.plan, started.precision.name)
 
     def epoch_begins(self, epoch: int) -> None:
         """The display counts from here."""
@@ -72,6 +76,7 @@ class Watch:
             if fault.path not in self._named:
                 self._named.add(fault.path)
                 self.view.warn(f"{fault}; another image takes its place")
+        self._once("gradients", self._first_gradients.after_step(skipped=facts.result.skipped))
         rates = {name: self.started.schedule.rate(peak, facts.step - 1) for name, peak in self.peaks.items()}
         scale = self._scale()
         memory, norm = peak_memory(self.started.device), facts.result.gradient_norm

@@ -15,8 +15,8 @@ from clipft.errors import InputError
 from clipft.model.additions import add_new
 from clipft.model.classifier import Classifier
 from clipft.model.freeze import make_plan
-from clipft.model.plan import NEW
-from clipft.model.rates import groups
+from clipft.model.plan import NEW, Plan
+from clipft.model.rates import groups, judge_patterns
 from clipft.model.towers import towers_of
 
 
@@ -79,14 +79,23 @@ def test_the_last_pattern_that_matches_rules() -> None:
 BLOCKS = ((0, "weight"), (1, "weight"), (1, "bias"), (2, "weight"), (10, "weight"))
 
 
+def judged(**config: Any) -> Plan:
+    """A plan whose patterns are judged as those of a run without stages."""
+    return judge_patterns([(OptimConfig(**config["optim"]), plan_of(native(), **config))])[0]
+
+
 def test_a_pattern_that_takes_nothing_is_an_error() -> None:
     """P32: a rate that nothing gets is a mistake, and is named."""
     with pytest.raises(
         InputError, match=r"optim.groups\[1\].pattern: 'visul' matches none of the 86 parameters that train"
     ):
-        plan_of(native(), optim={"groups": [{"pattern": "visual", "lr": 1e-3}, {"pattern": "visul", "lr": 1e-3}]})
-    plan = plan_of(native(), image={"freeze_layers": 1}, optim={"groups": [{"pattern": "conv1", "lr": 1e-3}]})
-    assert plan.notes == (
+        judged(optim={"groups": [{"pattern": "visual", "lr": 1e-3}, {"pattern": "visul", "lr": 1e-3}]})
+
+
+def test_a_pattern_over_frozen_parameters_alone_is_warned_of() -> None:
+    """P32: a rate that nothing gets, though the name is right."""
+    plan = judged(image={"freeze_layers": 1}, optim={"groups": [{"pattern": "conv1", "lr": 1e-3}]})
+    assert plan.warnings == (
         "optim.groups[0].pattern: 'conv1' matches one parameter, which is frozen; visual.conv1.weight has no rate to "
         "set",
     )

@@ -27,6 +27,7 @@ def test_bytes_come_with_a_tensor_and_go_with_it() -> None:
         assert tally.held == 4000  # the view keeps them
         del view
     assert (tally.held, tally.most, len(again)) == (0, 8000, 10)
+    assert (tally.top(), tally.most) == (8000, 0)
 
 
 def test_what_a_graph_keeps_is_held() -> None:

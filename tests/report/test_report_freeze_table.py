@@ -139,6 +139,22 @@ def test_what_pieces_and_training_everything_cost(vit_b_32: nn.Module) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ({"texts": 3000, "texts_at_once": 256}, True),
+        ({"texts": 64, "texts_at_once": 16, "rows_at_once": 16}, False),  # captions, with their rows
+        ({"texts": 20, "texts_at_once": 20}, False),
+    ],
+)
+def test_texts_in_pieces_of_their_own_are_said(vit_b_32: nn.Module, texts: dict[str, int], said: bool) -> None:
+    """P55."""
+    plan = plan_of(vit_b_32)
+    text = report(plan, cost=cost_of(plan, texts_once=False, **texts))
+    assert ("          3,000 texts a step, 256 at a time with the gradient of all\n" in text) == said
+    assert ("texts a step" in text) == said
+
+
 POLICIES: tuple[dict[str, Any], ...] = (
     {},
     {"image": {"freeze_layers": 10, "freeze_backbone": False}, "logit_scale": {"train": False}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import nn
 
 import count_lora_flops
 from clipft.model.tally import Tally
-from count_lora_flops import BATCH, CASES, RANK, count, ours_on
+from count_lora_flops import BATCH, CASES, RANK, Case, count, ours_on
 
 ATTENTION = CASES[0]
+RECORDED = (Path(count_lora_flops.__file__).parent / "README.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_it_is_the_sum_of_its_matrix_products() -> None:
@@ -34,6 +36,16 @@ def test_a_backward_through_the_dense_matrix_costs_nearly_twice_as_much() -> Non
     forward, backward = count(ours_on(ATTENTION), ATTENTION)
     assert forward + backward < 0.75 * tally.flops
     assert backward < 0.6 * (tally.flops - forward)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_beside_what_peft_was_counted_to_take(case: Case) -> None:
+    """Against the table in scripts/README.md, so that it holds where peft is not installed too."""
+    (row,) = (line for line in RECORDED if line.startswith(f"| {case.name} |"))
+    forward, _, backward, pefts = (float(cell) for cell in row.split("|")[3:7])
+    ours = count(ours_on(case), case)
+    assert [f"{flops / 1e9:.2f}" for flops in ours] == [f"{forward:.2f}", f"{backward:.2f}"]
+    assert ours[1] <= case.limit * (pefts + 0.005) * 1e9
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

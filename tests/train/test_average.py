@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file
 from train_runs import Begin, Write, go, lines, said, same, stop_after, view, weights, with_stages
 
+from clipft.config.load import load_config
 from clipft.data.sources import read_splits
 from clipft.evaluate.measure import measure
 from clipft.model.runfiles import OPTIMIZER
 from clipft.model.saved import load_saved
-from clipft.train.average import Average
+from clipft.train.average import NO_AVERAGE, Average
+from clipft.train.plan_report import report_plans
 
 
 def test_it_is_a_plain_loops() -> None:
@@ -111,9 +113,15 @@ def test_statistics_that_move_are_taken_as_they_are(write: Write, monkeypatch: p
 
 
 def test_a_scale_that_is_computed_is_not_averaged(write: Write) -> None:
-    """Where nothing but logit_scale trains, its optimum is saved as it was found."""
+    """Where nothing but logit_scale trains, its optimum is saved as it was found, and that is said."""
     still = {tower: {"freeze_backbone": True, "projection": "freeze"} for tower in ("image", "text")}
-    plain, averaged = (go(write(name, model=still, train=ema)) for name, ema in (("plain", {}), ("ema", {"ema": {}})))
+    shown = {"plain": view(), "ema": view()}
+    train: dict[str, dict[str, Any]] = {"plain": {}, "ema": {"ema": {}}}
+    paths = {name: write(name, model=still, train=train[name]) for name in shown}
+    plain, averaged = (go(paths[name], shown=shown[name]) for name in shown)
+    assert [NO_AVERAGE in " ".join(said(one).split()) for one in shown.values()] == [False, True]
+    reports = (report_plans(load_config(path).config)[0] for path in paths.values())
+    assert [NO_AVERAGE in report.notes for report in reports] == [False, True]
     assert same(weights(plain.folder), weights(averaged.folder))
     assert load_saved(averaged.folder).state["ema"] is None
 

@@ -11,14 +11,20 @@ import pytest
 import torch
 import yaml
 from tiny_files import write_native
-from train_runs import Write, go, same, stop_after, weights
+from train_runs import Write, go, same, stop_after, view, weights
 
+from clipft.config.load import load_config
 from clipft.config.schema import ModelConfig
 from clipft.evaluate.compare import evaluate_target
 from clipft.export import export
 from clipft.model.build import build_meta
 from clipft.model.clip_model import ClipModel
 from clipft.model.saved import load_saved
+from clipft.train.evaluation import Evaluations
+from clipft.train.folder import choose_folder
+from clipft.train.prepare import prepare
+from clipft.train.ready import get_ready
+from clipft.train.start import start
 
 ADAPTER = {"adapter": {"bottleneck": 4}}
 FEATURE = {"feature_adapter": {}, "projection": "freeze"}
@@ -46,9 +52,20 @@ def one(path: Path) -> tuple[Path, ClipModel]:
     told = [line["metrics"] for line in lines if line["kind"] == "evaluation"]
     assert found["tuned"].keys() & told[-1].keys()
     for measured, logged in ((found["base"], told[0]), (found["tuned"], told[-1])):
-        shared = measured.keys() & logged.keys()  # a classifier's start is no part of the base
+        shared = measured.keys() & logged.keys()
+        if "classifier_top1" not in logged or measured is found["tuned"]:  # its start is no part of the base
+            assert shared
         assert {name: measured[name] for name in shared} == pytest.approx({name: logged[name] for name in shared})
     return run, load_saved(run).clip
+
+
+def at_epoch_0(path: Path) -> Evaluations:
+    """A run that has measured its base, before the first step."""
+    loaded = load_config(path)
+    ready = get_ready(loaded, choose_folder(loaded.config, path.stem, resume=False), view(), write=False)
+    assert ready.evaluations is not None
+    ready.evaluations.measure_base()
+    return ready.evaluations
 
 
 def sections(base: str, section: dict[str, Any], epochs: int = 2, **more: Any) -> dict[str, Any]:
@@ -78,11 +95,36 @@ def test_adapters_in_a_run_that_was_stopped(write: Write, base: str, monkeypatch
 
 
 def test_a_feature_adapter(write: Write, base: str) -> None:
+    run, clip = one(write(loss={"type": "zero_shot"}, **sections(base, FEATURE)))
+    assert held(run) == {*clip.image.added, *clip.text.added, "logit_scale"}
+
+
+def test_a_feature_adapter_is_no_part_of_the_base(write: Write, base: str) -> None:
+    """P29: it is drawn, so epoch 0 is measured without it, as `evaluate` does; the alarm for a collapse knows both."""
+    plain = at_epoch_0(write("plain", **sections(base, {})))
+    adapted = at_epoch_0(write(**sections(base, {"feature_adapter": {"ratio": 1.0}})))
+    assert adapted.base == plain.base
+    drawn = adapted._on(adapted.rows, adapted.prepared.config.data.templates).similarity
+    assert drawn.keys() == plain.first_similarity.keys()
+    assert adapted.first_similarity == {n: max(plain.first_similarity[n], drawn[n]) for n in drawn}
+    assert adapted.first_similarity != plain.first_similarity
+
+
+def test_a_feature_adapter_under_a_classifier(write: Write, base: str) -> None:
     run, clip = one(write(loss={"type": "classifier"}, **sections(base, FEATURE)))
     assert held(run) == {
         *(name for tower in (clip.image, clip.text) for name in tower.added),  # the text's stands still, yet is new
         *("classifier.weight", "classifier.bias"),
     }
+
+
+def test_a_classifier_starts_from_the_prompts_of_the_base(write: Write, base: str) -> None:
+    """Not from what a drawn feature adapter makes of them."""
+    heads = []
+    for name, section in (("plain", {}), ("adapted", {"feature_adapter": {"ratio": 1.0}})):
+        config = load_config(write(name, loss={"type": "classifier"}, **sections(base, section))).config
+        heads.append(start(prepare(config)).clip.model.get_parameter("classifier.weight"))
+    assert torch.equal(*heads)
 
 
 def test_train_only(write: Write, base: str) -> None:

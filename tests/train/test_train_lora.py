@@ -17,6 +17,8 @@ import clipft
 from clipft.config.load import load_config
 from clipft.errors import ClipftError
 from clipft.evaluate.compare import evaluate_target
+from clipft.evaluate.interpolate import interpolate, open_between
+from clipft.evaluate.sweep import Compute
 from clipft.export import export, merge
 from clipft.model.build import build
 from clipft.model.lora import has_lora
@@ -69,6 +71,10 @@ def test_a_run_with_lora(dora: bool, write: Write, tmp_path: Path) -> None:
     assert found.base is not None
     assert found.tuned is not None
     assert (found.base.metrics, found.tuned.metrics) == (epochs[0], epochs[-1])
+    compute = Compute(torch.device("cpu"), workers=0)
+    between = open_between(str(finished.folder), "last", device=compute.device, autocast=compute.autocast)
+    start = interpolate(between, [], [], compute=compute).points[0]
+    assert start.measured[0].metrics == found.base.metrics  # to the bit: no base goes through LoRA's arithmetic
 
     written = export(str(finished.folder), tmp_path / "export")
     assert written.checked.startswith("LoRA merged into the weights: normalised features differ by at most ")

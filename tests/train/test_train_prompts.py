@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,70 @@ def test_a_class_name_that_no_longer_fits_stops_a_rehearsal_and_no_report(write:
     assert report_plan(loaded.config).plan.trainable
     with pytest.raises(InputError, match=r"1 of 4 class names no longer fit \(a very long name of a red colour\)"):
         dry_run(loaded, "x", view())
+
+
+LONG = "a very long name of a pink colour"
+
+
+@pytest.fixture
+def pink(colour_folder: Callable[..., Path]) -> Path:
+    """Pictures of which one class has a name too long for prompts with vectors."""
+    folder = colour_folder("pink", each=3)
+    (folder / "red").rename(folder / LONG)
+    return folder
+
+
+def captioned(folder: Path, table: Path) -> dict[str, str]:
+    """A source of the folder's pictures with captions, and their classes as labels."""
+    rows = [f'{p},"a photo {p.stem}",{p.parent.name}\n' for p in sorted(folder.rglob("*.png"))]
+    table.write_text("image,text,label\n" + "".join(rows))
+    return {"table": str(table), "image": "image", "caption": "text"}
+
+
+def refused_at_the_start(path: Path, *overrides: str) -> str:
+    """What a rehearsal and a run say, the same, with nothing trained."""
+    loaded = load_config(path, overrides)
+    said = []
+    for begin in (lambda: dry_run(loaded, "x", view()), lambda: go(path, *overrides)):
+        with pytest.raises(InputError) as refusal:
+            begin()
+        said.append(str(refusal.value))
+    assert said[0] == said[1]
+    assert not (path.parent / "runs" / "colours").exists()
+    return said[0]
+
+
+def test_a_long_name_among_what_is_kept_is_refused_at_the_start(write: Write, pink: Path) -> None:
+    """P53, P54: before a whole epoch is lost; in its own templates."""
+    path = write(model=prompts(), evaluate={"keep": {"folder": str(pink)}}, **RUN)
+    message = rf"evaluate.keep: model.text.prompt.length: 1 of 4 class names no longer fit \({LONG}\)"
+    assert re.match(message, refused_at_the_start(path))
+    keep = {
+        "keep": {"folder": str(pink.parent / "val")},
+        "keep_templates": ["a photo of many words and many more and one {}"],
+    }
+    path = write(model=prompts(), evaluate=keep, **RUN)
+    assert "evaluate.keep: model.text.prompt.length: 4 of 4 class names no longer fit" in refused_at_the_start(path)
+
+
+def test_a_long_name_among_validation_classes_is_refused_at_the_start(write: Write, pink: Path, tmp_path: Path) -> None:
+    """P53: training has captions alone, or captions and labels."""
+    plain = captioned(tmp_path / "colours", tmp_path / "captions.csv")
+    path = write(model=prompts(), data={"train": plain, "val": {"folder": str(pink)}}, **RUN)
+    assert refused_at_the_start(path).startswith("data.val: model.text.prompt.length: 1 of 4 class names no longer")
+    both = {"train": captioned(pink, tmp_path / "both.csv") | {"label": "label"}}
+    path = write(model=prompts(), data={**both, "val": None}, **RUN)
+    assert refused_at_the_start(path).startswith("data.train: model.text.prompt.length: 1 of 4 class names no longer")
+
+
+def test_templates_of_what_is_kept_are_of_no_use_beside_captions(write: Write, tmp_path: Path) -> None:
+    keep = captioned(tmp_path / "colours", tmp_path / "captions.csv")
+    for source, told in ((keep, True), (keep | {"label": "label"}, False)):
+        shown = view()
+        evaluate = {"keep": source, "keep_templates": ["{}"]}
+        dry_run(load_config(write(evaluate=evaluate)), "x", shown)
+        words = " ".join(said(shown).split())
+        assert ("evaluate.keep_templates is not used: evaluate.keep has captions and no classes" in words) == told
 
 
 @pytest.mark.parametrize("key", ["position", "class_specific"])

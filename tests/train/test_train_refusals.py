@@ -14,7 +14,8 @@ from clipft.errors import ClipftError, InputError
 from clipft.model.saved import load_saved
 from clipft.train.arithmetic import scale_in_words, warnings
 from clipft.train.folder import resolved
-from clipft.train.prepare import prepare
+from clipft.train.plan_report import report_plan, report_plans
+from clipft.train.prepare import prepare, prepare_stages
 from clipft.train.watch import peak_rates
 
 
@@ -36,6 +37,32 @@ def test_a_plan_that_makes_no_sense_is_refused(write: Write, sections: dict[str,
     """P19, P23, P30."""
     with pytest.raises(InputError, match=message):
         go(write(**sections))
+
+
+NEW_IMAGE = {"image": {"projection": "reset"}}
+NEW_TEXT = {"text": {"projection": "reset"}}
+
+
+@pytest.mark.parametrize(
+    ("model", "which"), [({"embed_dim": 24}, "image and text"), (NEW_IMAGE, "image"), (NEW_TEXT, "text")]
+)
+def test_a_classifier_does_not_start_from_prompts_beside_a_new_projection(
+    write: Write, model: dict[str, Any], which: str
+) -> None:
+    """init: prompts is the default; a plan tells it already, and random is what to write."""
+    path = write(model=model, loss={"type": "classifier"})
+    message = f"loss.init: prompts .* the projection of {which} is drawn at random .* write loss.init: random"
+    for ask in (prepare, report_plan, report_plans):
+        with pytest.raises(InputError, match=message):
+            ask(load_config(path).config)
+        ask(load_config(path, ["loss.init=random"]).config)
+
+
+def test_a_classifier_starts_from_prompts_once_a_stage_has_trained_the_projections(write: Write) -> None:
+    loss = {"loss": {"type": "classifier"}}
+    path = with_stages(write(model={"embed_dim": 24}), {"epochs": 1}, {"epochs": 1, **loss})
+    assert [stage.loss for stage in prepare_stages(load_config(path).config)] == ["contrastive", "classifier"]
+    assert len(report_plans(load_config(path).config)) == 2
 
 
 def test_contrastive_with_one_row_is_refused(write: Write) -> None:
