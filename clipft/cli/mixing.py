@@ -32,7 +32,11 @@ def interpolate(
     ] = None,
     choose: Annotated[
         str | None,
-        typer.Option("--choose", metavar="ALPHA|FIGURE", help="An alpha, or the figure whose mean chooses one."),
+        typer.Option(
+            "--choose",
+            metavar="ALPHA|FIGURE",
+            help="An alpha, or the figure whose mean chooses one; else evaluate.best.",
+        ),
     ] = None,
     out: Annotated[
         str | None,

@@ -22,7 +22,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the unfinished run (the default where there is one).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Do everything up to one step and one evaluation batch; write nothing.")
+        bool, typer.Option("--dry-run", help="Do everything up to two steps and one evaluation batch; write nothing.")
     ] = False,
 ) -> None:
     """Fine-tune a CLIP model.
@@ -38,8 +38,8 @@ def train(
     try:
         with loaded.places():
             _train(loaded, config.stem, resume=resume, dry_run=dry_run)
-    except KeyboardInterrupt:
-        typer.echo("\nstopped; the same command goes on from the last epoch that ended, if one did", err=True)
+    except KeyboardInterrupt as interrupt:
+        typer.echo(f"\nstopped; {interrupt or 'nothing was written'}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -95,8 +95,9 @@ def freeze_report(
 
     loaded = load_config(config, overrides or (), need_data=False)
 
+    from clipft.data.names import counted
     from clipft.report.console import result
-    from clipft.report.freeze_table import print_every_parameter, print_freeze_report
+    from clipft.report.freeze_table import print_every_parameter, print_freeze_report, print_note
     from clipft.report.strategy_view import print_strategy, strategy_lines
     from clipft.train.plan_report import report_plans
 
@@ -114,12 +115,13 @@ def freeze_report(
     for number, report in enumerate(reports, 1):
         if len(reports) > 1:
             epochs = loaded.config.stages[number - 1].epochs
-            console.rule(f"stage {number} of {len(reports)} · {epochs} epochs", characters="-", align="left")
+            console.rule(f"stage {number} of {len(reports)} · {counted(epochs, 'epoch')}", characters="-", align="left")
         if every:
             print_every_parameter(report.plan, console)
         else:
             optimizer = loaded.config.optim.name
-            print_freeze_report(report.plan, console, base=report.base, optimizer=optimizer, cost=report.cost)
+            base, cost, searches = report.base, report.cost, report.searches
+            print_freeze_report(report.plan, console, base=base, optimizer=optimizer, cost=cost, searches=searches)
     notes = dict.fromkeys((*loaded.notes, *(note for report in reports for note in report.notes)))
     for note in () if every else notes:
-        console.print(f" note     {note}", markup=False, highlight=False)
+        print_note(console, note)

@@ -198,7 +198,8 @@ def interpolate(
         alphas: where to measure, beside the base (0) and the tuned (1).
         data: what to measure on; nothing takes the validation rows of the run's config.
         compute: how.
-        choose: an alpha, or the figure whose mean over the data sets chooses; None takes each one's headline.
+        choose: an alpha, or the figure whose mean over the data sets chooses; None takes the run's evaluate.best where
+            it is measured, else each one's headline.
         with_keep: whether to measure on evaluate.keep of the run's config too, where it names some.
         watch: told how many steps there are, it returns what to call after each.
 
@@ -220,12 +221,15 @@ def interpolate(
         for asked, answered in zip(sets, answers, strict=True)
     ]
     points = tuple(Point(alpha, measured) for alpha, measured in zip(at, zip(*found, strict=True), strict=True))
-    figures, averaged = _figures(points[0].measured, choose if isinstance(choose, str) else None)
+    best = saved.config.evaluate.best
+    figures, averaged = _figures(points[0].measured, choose if isinstance(choose, str) else None, best)
     together = Interpolation(between.name, between.base_name, figures, averaged, points, 0, "", (), kept)
     if isinstance(choose, float):
         return replace(together, chosen=at.index(choose), why="as asked", notes=notes)
     flattered = "alpha was chosen on these rows, so its figures here flatter it: report those on other rows"
     why = f"best {'mean' if len(averaged) > 1 else 'figure'}"
+    if choose is None and best in figures:
+        why += f" ({best}, the run's evaluate.best)"
     return replace(together, chosen=together.best_mean(), why=why, notes=(*notes, flattered))
 
 
@@ -272,12 +276,22 @@ def _refuse_unmeasured(asked: str, sets: Sequence[Asked], answers: Sequence[bool
         )
 
 
-def _figures(measured: Sequence[Measurement], asked: str | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """For each data set the figure to show, and which data sets the mean is of."""
-    if asked is None:
-        return tuple(headline(found.figures()) for found in measured), tuple(range(len(measured)))
-    have = tuple(number for number, found in enumerate(measured) if asked in found.figures())
-    return tuple(asked if asked in found.figures() else headline(found.figures()) for found in measured), have
+def _figures(
+    measured: Sequence[Measurement], asked: str | None, best: str | None
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """For each data set the figure to show, and which data sets the mean is of.
+
+    Args:
+        asked: the figure that chooses; only data sets that have it are averaged.
+        best: the run's own, where none is asked for; the others' headlines are averaged with it where they are good
+            in the same direction.
+    """
+    wanted = asked or best
+    figures = tuple(wanted if wanted in found.figures() else headline(found.figures()) for found in measured)
+    if wanted is None or wanted not in figures:
+        return figures, tuple(range(len(figures)))
+    same = (asked is None and higher_is_better(figure) == higher_is_better(wanted) for figure in figures)
+    return figures, tuple(n for n, alike in enumerate(same) if alike or figures[n] == wanted)
 
 
 def _means(columns: Sequence[Sequence[float]]) -> list[float]:

@@ -10,3 +10,8 @@ def listed(words: Iterable[str], most: int = 5) -> str:
     words = list(words)
     more = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def of_tensors(count: int) -> str:
+    """1 tensor, 2 tensors."""
+    return "1 tensor" if count == 1 else f"{count:,} tensors"

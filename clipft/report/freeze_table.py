@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from clipft.model.cost import Cost
 from clipft.model.describe import backward_reach, memory
+from clipft.model.names import of_tensors
 from clipft.model.plan import ParameterPlan, Plan, block_number
 from clipft.report.amounts import counted, in_bytes, in_flops, share
 
@@ -20,13 +21,16 @@ _HEADINGS = ("part", "tensors", "parameters", "trainable", "lr", "share / why")
 _INDENT = 7  # of what is said about a tower
 
 
-def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: str, cost: Cost | None = None) -> None:
+def print_freeze_report(
+    plan: Plan, console: Console, *, base: str, optimizer: str, cost: Cost | None = None, searches: bool = False
+) -> None:
     """The lines a tower, the table by part, memory and the reach of a step.
 
     Args:
         base: one phrase for the weights that training starts from.
         optimizer: adamw, adam or sgd.
         cost: of a step, to show too.
+        searches: whether what trains is computed: then there is no step, no rate and no optimiser.
     """
     totals = plan.totals()
     names = dict.fromkeys((plan.model, base))  # a local-dir: is its own base
@@ -40,11 +44,15 @@ def print_freeze_report(plan: Plan, console: Console, *, base: str, optimizer: s
     for warning in plan.warnings:
         _say(console, "warning", warning, style="yellow")
     console.print()
-    _print_table(_rows(plan), console)
+    rows = _rows(plan)
+    _print_table([_without_rate(row) for row in rows] if searches else rows, console)
     console.print()
-    _say_each(console, "decay", _decay(plan))
-    _say_each(console, "memory", _memory(plan, optimizer, cost))
-    _say_each(console, "a step", _step(plan, cost))
+    if searches:
+        _say(console, "memory", f"weights {in_bytes(memory(plan, optimizer).weights)}, without gradients or optimiser")
+    else:
+        _say_each(console, "decay", _decay(plan))
+        _say_each(console, "memory", _memory(plan, optimizer, cost))
+        _say_each(console, "a step", _step(plan, cost))
     if any(not p.trainable for p in plan.parameters):
         _say(console, "frozen", "stays in evaluation mode: no dropout, no new BatchNorm statistics")
 
@@ -105,6 +113,10 @@ def _rows(plan: Plan) -> list[_Row]:
     trains = share(total["trainable"], total["parameters"])
     cells = (counted(len(plan.parameters)), counted(total["parameters"]), counted(total["trainable"]), "")
     return [*rows, _Row(" total", cells, "bold", f"{trains} trains")]
+
+
+def _without_rate(row: _Row) -> _Row:
+    return replace(row, cells=(*row.cells[:3], "-" if row.cells[3] else "")) if row.cells else row
 
 
 def _folded(
@@ -176,7 +188,7 @@ def _decay(plan: Plan) -> list[str]:
     """How many tensors are pulled to zero, and how strongly; the rest is biases, norms, tables and scales (P31)."""
     counts = Counter(p.weight_decay for p in plan.trainable)
     spared = counts.pop(0.0, 0)
-    said = [f"{decay:g} on {counted(count)} tensors" for decay, count in sorted(counts.items(), reverse=True)]
+    said = [f"{decay:g} on {of_tensors(count)}" for decay, count in sorted(counts.items(), reverse=True)]
     said += [f"none on {counted(spared)}: biases, norms, tables, scales"] if spared else []
     return [" · ".join(said)] if said else []
 
@@ -195,6 +207,7 @@ def _memory(plan: Plan, optimizer: str, cost: Cost | None) -> list[str]:
         as_rows = (cost.texts, cost.texts_at_once) == (cost.batch_size, cost.rows_at_once)
         if cost.texts_at_once < cost.texts and not as_rows:
             lines.append(f"{cost.texts:,} texts a step, {cost.texts_at_once} at a time with the gradient of all")
+        lines.append("Python and its libraries come on top")
     return lines
 
 
@@ -227,6 +240,11 @@ def _wrapped(tower: str, line: str, width: int) -> list[str]:
         rows[-1] += piece
     rows = [row for long in rows for row in textwrap.wrap(long, width - _INDENT, break_on_hyphens=False)]
     return [f"{tower if i == 0 else '':<{_INDENT}}{row}" for i, row in enumerate(rows)]
+
+
+def print_note(console: Console, text: str) -> None:
+    """A sentence in the grid of the lines below the table."""
+    _say(console, "note", text)
 
 
 def _say(console: Console, heading: str, text: str, style: str = "") -> None:

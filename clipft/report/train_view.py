@@ -18,17 +18,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from clipft.evaluate.measure import HEADLINES
 from clipft.report.amounts import in_bytes
-from clipft.report.metric_words import WORDS
+from clipft.report.run_table import columns
 
 _PLAIN_EVERY_S = 10.0  # off a terminal, at most a line this often
 _SMOOTH = 0.9  # weight of the past in the speed shown
 
 Part = TypeVar("Part")
-
-_BASE_TO_NOVEL = ("base_top1", "novel_top1", "harmonic_mean")
-_ROOM = 80 - len(" epoch  train loss") - len("  best")  # for a row's figures
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,8 @@ class Pulse:
         rates: the highest learning rate of each part that trains.
         scale: exp(logit_scale), or None where it plays no part.
         waited: share of the time spent waiting for data, 0 to 1.
-        memory: bytes the process (on a GPU: the device) has used at most.
+        memory: bytes used at most.
+        whole_process: whether these are the process's, Python and libraries included, and not a device's tensors.
         added: what `train.regularize` added to the loss; None where it is not asked for.
     """
 
@@ -50,6 +47,7 @@ class Pulse:
     scale: float | None
     memory: int
     added: float | None = None
+    whole_process: bool = False
 
 
 @dataclass
@@ -73,6 +71,7 @@ class TrainView:
     _printed_at: float = field(default=0.0, init=False)
     _columns: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)  # figure to heading and width
     _kept: str = field(default="", init=False)
+    _chooses: str | None = field(default=None, init=False)
 
     def say(self, line: str = "", *, style: str = "", wrap: bool = True) -> None:
         """Print a line and log it; on a terminal it is wrapped between words, but for what is to be copied."""
@@ -164,16 +163,19 @@ class TrainView:
         line = f" {self._words(pulse)}"
         if len(line) <= self.console.width:
             return Group(bar, Text(line))
-        return Group(bar, Text(f" {_rates_in_words(pulse.rates)}"), Text(f" {self._words(pulse, rates=False)}"))
+        above = f" {_rates_in_words(pulse.rates)} · {_memory_in_words(pulse)}"
+        return Group(bar, Text(above), Text(f" {self._words(pulse, whole=False)}"))
 
-    def _words(self, pulse: Pulse, *, rates: bool = True) -> str:
-        added = "" if pulse.added is None else f" + {pulse.added:.2g}"
+    def _words(self, pulse: Pulse, *, whole: bool = True) -> str:
+        """A step's figures; where these are too long for a line, rates and memory go into another one."""
+        added = "" if pulse.added is None else f" + pull {pulse.added:.2g}"
         words = [f"loss {pulse.loss:.2f}{added} (chance {pulse.chance:.2f})"]
-        words += [_rates_in_words(pulse.rates)] if rates else []
+        words += [_rates_in_words(pulse.rates)] if whole else []
         if pulse.scale is not None:
             words.append(f"scale {pulse.scale:.0f}")
         share = self._wait / self._step_s if self._step_s else 0.0
-        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}", in_bytes(pulse.memory).replace(".0 ", " ")]
+        words += [f"{self._speed:.3g} pairs/s", f"wait {share:.0%}"]
+        words += [_memory_in_words(pulse)] if whole else []
         return " · ".join(words)
 
     def _time_left(self) -> str:
@@ -185,23 +187,34 @@ class TrainView:
         """Share of the recent time that was spent waiting for data, 0 to 1."""
         return self._wait / self._step_s if self._step_s else 0.0
 
-    def table_head(self, metrics: Mapping[str, float], *, kept: str = "") -> None:
+    def table_head(
+        self, metrics: Mapping[str, float], *, kept: str = "", chooses: str | None = None, searches: bool = False
+    ) -> None:
         """The head of the table of evaluations.
 
         Args:
             metrics: figures as the rows will have them.
             kept: what to call the source that is watched for forgetting.
+            chooses: the figure that chooses the best.
+            searches: whether the answer is computed, without epochs.
         """
-        self._columns, self._kept = _columns(metrics, kept), kept
-        columns = "".join(f"{heading:>{width}}" for heading, width in self._columns.values())
-        self.say(f" {'epoch':>5}{'train loss':>12}{columns}", style="bold")
+        self._kept, self._chooses = kept, chooses
+        self._columns = columns(metrics, kept=kept, chooses=chooses)
+        headings = "".join(f"{heading:>{width}}" for heading, width in self._columns.values())
+        train = "train NLL" if searches and "loss" not in metrics else "train loss"
+        self.say(f" {'' if searches else 'epoch':>5}{train:>12}{headings}", style="bold")
 
-    def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, best: bool = False) -> None:
-        """One evaluation, under a head of its own where a stage measures something else."""
-        if self._columns.keys() != _columns(metrics, self._kept).keys():
-            self.table_head(metrics, kept=self._kept)
+    def table_row(self, epoch: str, loss: float | None, metrics: Mapping[str, float], *, mark: str = "") -> None:
+        """One evaluation, under a head of its own where a stage measures something else.
+
+        Args:
+            mark: what stands behind it, at most `(best)`.
+        """
+        if self._columns.keys() != columns(metrics, kept=self._kept, chooses=self._chooses).keys():
+            self.table_head(metrics, kept=self._kept, chooses=self._chooses)
         figures = "".join(f"{metrics[name]:>{width}.3f}" for name, (_, width) in self._columns.items())
-        self.say(f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}{'  best' if best else ''}")
+        row = f" {epoch:>5}{'-' if loss is None else f'{loss:.3f}':>12}{figures}"
+        self.say(f"{row} {mark.center(6)}".rstrip())
 
     def log_to(self, path: Path) -> None:
         """Write what is said from now on, and what was said so far, into a file too."""
@@ -226,36 +239,9 @@ def _rates_in_words(rates: Mapping[str, float]) -> str:
     return "lr " + ", ".join(f"{rate} {part}" for part, rate in shown.items())
 
 
-def headlines(metrics: Mapping[str, float]) -> list[str]:
-    """The two or three metrics that a line has room for: the loss and what the data is about; of base and novel
-    classes, these.
-    """
-    if "harmonic_mean" in metrics:
-        return list(_BASE_TO_NOVEL)
-    return [name for name in ("loss", *HEADLINES) if name in metrics][: 2 if kept_headline(metrics) else 3]
-
-
-def main_figure(metrics: Mapping[str, float]) -> str | None:
-    """The one figure that says most; None where nothing but a loss was measured."""
-    return next((name for name in ("harmonic_mean", *HEADLINES) if name in metrics), None)
-
-
-def kept_headline(metrics: Mapping[str, float]) -> str | None:
-    """The figure that says what was kept of what the base knew; None where that is not watched."""
-    return next((f"keep.{name}" for name in HEADLINES if f"keep.{name}" in metrics), None)
-
-
-def _columns(metrics: Mapping[str, float], kept: str) -> dict[str, tuple[str, int]]:
-    """Each figure of a row with its heading and its width, within 80 columns."""
-    names = headlines(metrics)
-    name = kept_headline(metrics)
-    if name is None:
-        return {name: (WORDS[name], 18) for name in names}
-    figure = WORDS[name.removeprefix("keep.")].split()[-1]  # top-1, R@5
-    room = _ROOM - sum(len(WORDS[name]) + 2 for name in names)
-    long_to_short = (f"kept ({kept} {figure})", f"kept ({figure})", "kept")
-    heading = next(words for words in long_to_short if len(words) + 2 <= room)
-    return {name: (words, len(words) + 2) for name, words in [*((n, WORDS[n]) for n in names), (name, heading)]}
+def _memory_in_words(pulse: Pulse) -> str:
+    """On a CPU only the whole process can be measured, which says so: it is far above what a plan counts."""
+    return ("process " if pulse.whole_process else "") + in_bytes(pulse.memory).replace(".0 ", " ")
 
 
 def in_time(seconds: float) -> str:

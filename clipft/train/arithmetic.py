@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from clipft.config.forgetting_schema import regularizers
@@ -152,20 +151,6 @@ def _rate_warnings(plan: Plan) -> list[str]:
         if rates and max(rates) > limit:
             found.append(f"the {group} parameters train at {max(rates):g} (optim.lr_new); published rates are {usual}")
     return found
-
-
-def not_learning(losses: Sequence[float], chance: float) -> str | None:
-    """A sentence when an epoch's mean loss stayed within 2 % of chance (P18), else None."""
-    mean = sum(losses) / len(losses)
-    third = max(1, len(losses) // 3)
-    fell = (sum(losses[:third]) - sum(losses[-third:])) / third  # a run that only passes through chance is learning
-    if abs(mean - chance) > 0.02 * chance or fell > 0.01 * chance:
-        return None
-    return (
-        f"the epoch's mean loss {mean:.3f} is within 2 % of chance ({chance:.3f}): nothing was learnt. Usual causes: a "
-        "rate far too high or too low, captions that do not tell the images apart, random weights on little data; "
-        "`clipft overfit CONFIG` tries whether a single batch can be learnt"
-    )
 
 
 def scale_in_words(scale: float, start: float, low: float, high: float) -> str | None:

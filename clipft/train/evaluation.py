@@ -22,13 +22,15 @@ from clipft.model.standstill import set_modes
 from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import committed
 from clipft.train.health import collapsed, end_of_collapse, may_pass
-from clipft.train.judge import note_best, tired_of
+from clipft.train.judge import better, note_best, tired_of
 from clipft.train.loop import Progress
 from clipft.train.losses import Features, Targets, ZeroShot
 from clipft.train.metrics_log import MetricsLog
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
 from clipft.train.unreadable import tell_unreadable
+
+BEHIND = "(best) is the best of this run so far, and yet worse than its base"
 
 
 @dataclass
@@ -37,8 +39,8 @@ class Evaluations:
 
     The figure `loss` is what training minimises, label smoothing and class weights included, less what
     `train.regularize` adds: under contrastive and siglip over batches of the training size, under classifier and
-    zero_shot among the classes that train. Novel classes and their rows have no part in a zero_shot loss; `nll` is the
-    plain one over all classes.
+    zero_shot among the classes that train; a search among classes has none, since it minimises `nll`. Novel classes and
+    their rows have no part in a zero_shot loss; `nll` is the plain one over all classes.
 
     Args:
         rows: the validation rows.
@@ -68,6 +70,7 @@ class Evaluations:
     _latest_step: int = field(init=False, default=0)
     _named: set[str] = field(init=False, default_factory=set)
     _warned: bool = field(init=False, default=False)
+    _behind_said: bool = field(init=False, default=False)
 
     def measure_base(self) -> None:
         """Epoch 0: the base's own figures, the first row of the table."""
@@ -91,8 +94,9 @@ class Evaluations:
         """The head of the table; it says where the rows below the base's are of an average."""
         if self._ema:
             self.view.say(" ema: all below the base is measured with the average of the weights")
-        source = self.prepared.config.evaluate.keep
-        self.view.table_head(self.base, kept="" if source is None else short_name(source))
+        evaluate = self.prepared.config.evaluate
+        kept = "" if evaluate.keep is None else short_name(evaluate.keep)
+        self.view.table_head(self.base, kept=kept, chooses=evaluate.best, searches=self.prepared.searches)
 
     def __call__(self) -> bool:
         """Measure; whether to go on.
@@ -106,7 +110,15 @@ class Evaluations:
         best = note_best(self.prepared.config.evaluate.best, self.latest, self.progress, self.epoch)
         losses = self.progress.epoch_losses
         mean = sum(losses) / len(losses) if losses else None
-        self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, best=best)
+        behind = best and not self.prepared.searches and self.behind_base(self.prepared.config.evaluate.best)
+        mark = "(best)" if behind else "best" if best else ""
+        if self.prepared.searches:
+            self.view.table_row("found", mean, self.latest)
+        else:
+            self.view.table_row(f"{self.progress.step / self._per_epoch:.3g}", mean, self.latest, mark=mark)
+        if behind and not self._behind_said:
+            self._behind_said = True
+            self.view.note(BEHIND)
         if best:
             self.best = self.latest
             self.on_best()
@@ -114,6 +126,11 @@ class Evaluations:
         if tired is not None:
             self.view.say(f" {tired}: {self.prepared.stage.stopped_in_words()}")
         return tired is None
+
+    def behind_base(self, figure: str | None) -> bool:
+        """Whether the newest evaluation is worse than the base by this figure, where both have it."""
+        there = figure in self.latest and figure in self.base
+        return figure is not None and there and better(figure, self.base[figure], self.latest[figure])
 
     @property
     def _ema(self) -> bool:
@@ -153,7 +170,8 @@ class Evaluations:
     def _measure(self) -> tuple[Measurement, Measurement | None]:
         """Measure both sources and log what was found."""
         data, evaluate = self.prepared.config.data, self.prepared.config.evaluate
-        found = self._on(self.rows, data.templates, loss=self._loss)
+        by_class = self.prepared.searches and self.prepared.asks_classes  # not what the rows' own texts would give
+        found = self._on(self.rows, data.templates, loss=None if by_class else self._loss)
         self._write(found)
         if self.keep is None:
             return found, None

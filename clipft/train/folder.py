@@ -14,7 +14,7 @@ from clipft.config.dump import dump_config
 from clipft.config.mistakes import show
 from clipft.config.schema import Config, ModelConfig
 from clipft.errors import InputError
-from clipft.model.runfiles import CONFIG, verify
+from clipft.model.runfiles import CONFIG, peek_state, verify
 from clipft.model.sources import tag_cfg
 from clipft.train.checkpoint import Kept, committed
 
@@ -51,7 +51,9 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
         if path.exists() and any(path.iterdir()):
             raise InputError(f"run.dir: {path} is not empty and holds no run of clipft; name another folder")
         return RunFolder(
-            path, None, (*notes, *(["--resume: nothing to go on with, so the run starts afresh"] if resume else []))
+            path,
+            None,
+            (*notes, *([f"--resume: {path} holds nothing to go on with, so the run starts afresh"] if resume else [])),
         )
     kept = committed(path)
     differing = differing_keys((path / CONFIG).read_text(encoding="utf-8"), dump_config(resolved(config)))
@@ -73,6 +75,16 @@ def choose_folder(config: Config, config_name: str, *, resume: bool) -> RunFolde
     notes += [f"{why}; the checkpoint before it is taken" for why in damaged.values()]
     notes.append(f"going on with {path} from step {newest.step}")
     return RunFolder(path, newest.folder, tuple(notes), tuple(damaged))
+
+
+def where_it_stands(path: Path) -> str:
+    """What the same command makes of a run that was stopped."""
+    if (path / RESULT).exists():
+        return f"the run had ended, and is in {path}"
+    ended = [kept for kept in committed(path) if kept.epoch_end]
+    if not ended:
+        return "no epoch had ended, so the same command begins again"
+    return f"the same command goes on after epoch {peek_state(ended[-1].folder)['epoch']}"
 
 
 def newest_whole(kept: Sequence[Kept]) -> tuple[Kept | None, dict[Path, str]]:

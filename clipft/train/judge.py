@@ -13,18 +13,21 @@ from clipft.evaluate.measure import KEPT, figure_names, higher_is_better
 from clipft.train.loop import Best, Progress
 
 
-def check_metrics(config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None) -> None:
+def check_metrics(
+    config: Config, rows: Rows, losses: Sequence[str], keep: Rows | None = None, *, without_loss: bool = False
+) -> None:
     """Refuse a metric that this run does not measure, before anything is computed (P59).
 
     Args:
         losses: of the run's stages; the last one's figures choose.
+        without_loss: whether the run has no figure `loss`: a search among classes minimises `nll`.
 
     Raises:
         InputError: `evaluate.best` or `train.early_stop.metric` is none of those measured, or is not the same thing in
             all stages.
     """
     loss = losses[-1]
-    known = figure_names(rows, classifier=loss == "classifier", loss=True)
+    known = figure_names(rows, classifier=loss == "classifier", loss=not without_loss)
     if keep is not None:
         known += tuple(f"{KEPT}{name}" for name in figure_names(keep, classifier=False, loss=False))
     asked = {"evaluate.best": config.evaluate.best}
@@ -59,7 +62,7 @@ def note_best(name: str | None, figures: Mapping[str, float], progress: Progress
         epoch: the one that its step belongs to.
     """
     value, best = figures.get(name or "", math.nan), progress.best
-    if name is None or not math.isfinite(value) or (best is not None and not _better(name, value, best.value)):
+    if name is None or not math.isfinite(value) or (best is not None and not better(name, value, best.value)):
         return False
     progress.best = Best(value, progress.step, epoch)
     return True
@@ -81,7 +84,7 @@ def tired_of(config: Config, figures: Mapping[str, float], progress: Progress) -
     if name not in figures:
         return None
     value, watched = figures[name], progress.watched
-    if math.isfinite(value) if watched is None else _better(name, value, watched):
+    if math.isfinite(value) if watched is None else better(name, value, watched):
         progress.watched, progress.since_best = value, 0
     else:
         progress.since_best += 1
@@ -90,5 +93,6 @@ def tired_of(config: Config, figures: Mapping[str, float], progress: Progress) -
     return f"{name} has not improved for {counted(early.patience, 'evaluation')}"
 
 
-def _better(name: str, value: float, than: float) -> bool:
+def better(name: str, value: float, than: float) -> bool:
+    """Whether a figure's value is better than another, whichever direction is good."""
     return value > than if higher_is_better(name) else value < than

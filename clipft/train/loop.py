@@ -80,7 +80,7 @@ class Watcher(Protocol):
         ...
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
-        """An epoch has ended, before its evaluation."""
+        """An epoch has ended and was measured, where that is due; it is saved next."""
         ...
 
 
@@ -139,10 +139,10 @@ def run_loop(
                 if progress.stopped_early:
                     break
         progress.epoch = epoch
-        watcher.epoch_ends(epoch, progress.epoch_losses)
         last = epoch == rhythm.epochs
         if not progress.stopped_early and (rhythm.evaluate_every is None or last):
             progress.stopped_early = not evaluate() and not last
+        watcher.epoch_ends(epoch, progress.epoch_losses)
         save()
 
 

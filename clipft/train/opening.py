@@ -17,6 +17,7 @@ from clipft.report.freeze_table import print_freeze_report
 from clipft.report.strategy_view import print_strategy
 from clipft.report.train_view import TrainView
 from clipft.train import arithmetic
+from clipft.train.batch_statistics import batch_statistics_note
 from clipft.train.keeper import Keeper
 from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
@@ -24,11 +25,14 @@ from clipft.train.reckoning import reckoning
 from clipft.train.start import Started
 
 
-def show_plan(stages: Sequence[Prepared], loaded: Loaded, view: TrainView, notes: tuple[str, ...]) -> None:
+def show_plan(
+    stages: Sequence[Prepared], loaded: Loaded, view: TrainView, notes: tuple[str, ...], *, resumes: bool = False
+) -> None:
     """Say where the run goes, what will train, on what, for how long; then what is odd about it.
 
     Args:
         stages: the run's, of which the first is told whole; see `show_stage` for the others.
+        resumes: whether the run was begun before, and its warnings were told then.
     """
     prepared = stages[0]
     for note in notes:
@@ -42,9 +46,8 @@ def show_plan(stages: Sequence[Prepared], loaded: Loaded, view: TrainView, notes
     for warning in prepared.splits.warnings:
         view.warn(warning)
     _say_kept(prepared, view)
-    for stage in stages:
-        if not stage.searches:  # the warnings are about steps
-            _warn(stage, view)
+    if not resumes:
+        _warn(stages, view)
 
 
 def _say_kept(prepared: Prepared, view: TrainView) -> None:
@@ -69,7 +72,7 @@ def show_stage(prepared: Prepared, view: TrainView) -> None:
 def stages_in_words(stages: Sequence[Prepared]) -> str:
     """A line a stage: how long it is and how much trains."""
     return "\n".join(
-        f"{p.stage.number + 1} of {p.stage.count}: {p.config.train.epochs} epochs, "
+        f"{p.stage.number + 1} of {p.stage.count}: {counted(p.config.train.epochs, 'epoch')}, "
         f"{p.plan.totals()['trainable']:,} parameters train"
         + (f", {p.loss} loss" if len({s.loss for s in stages}) > 1 else "")
         for p in stages
@@ -78,17 +81,30 @@ def stages_in_words(stages: Sequence[Prepared]) -> str:
 
 def _show_report(prepared: Prepared, view: TrainView) -> None:
     optimizer, base = prepared.config.optim.name, prepared.meta.base
-    view.show(lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer))
+    searches = prepared.searches
+    view.show(
+        lambda console: print_freeze_report(prepared.plan, console, base=base, optimizer=optimizer, searches=searches)
+    )
     view.facts(reckoning(prepared))
+    noisy = batch_statistics_note(prepared.meta.model, prepared.plan, prepared.config.train.batch_size)
+    if noisy is not None:
+        view.note(noisy)
 
 
-def _warn(prepared: Prepared, view: TrainView) -> None:
-    pretrained, stage = prepared.meta.base != RANDOM_BASE, prepared.stage
-    place = f"stage {stage.number + 1}: " if stage.count > 1 else ""
-    for warning in arithmetic.warnings(
-        prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
-    ):
-        view.warn(f"{place}{warning}")
+def _warn(stages: Sequence[Prepared], view: TrainView) -> None:
+    """What is seldom meant, each once, with the stages that it is about where not all are."""
+    about: dict[str, list[int]] = {}
+    for prepared in stages:
+        if prepared.searches:  # the warnings are about steps
+            continue
+        pretrained = prepared.meta.base != RANDOM_BASE
+        for warning in arithmetic.warnings(
+            prepared.config, prepared.plan, prepared.arithmetic, loss=prepared.loss, pretrained=pretrained
+        ):
+            about.setdefault(warning, []).append(prepared.stage.number + 1)
+    for warning, numbers in about.items():
+        some = f"stage {' and '.join(map(str, numbers))}: " if len(numbers) < len(stages) else ""
+        view.warn(f"{some}{warning}")
 
 
 def show_start(prepared: Prepared, started: Started, view: TrainView) -> None:

@@ -137,7 +137,8 @@ def _repeat(batch: Batch, prepared: Prepared, started: Started, view: TrainView,
             losses.append(stepper(batch).loss)
             scale = started.clip.scale if started.objective.needs_text else None
             rates = {part: schedule.rate(peak, len(losses) - 1) for part, peak in peaks.items()}
-            pulse = Pulse(losses[-1], chance, rates, scale, peak_memory(started.device))
+            whole_process = started.device.type != "cuda"
+            pulse = Pulse(losses[-1], chance, rates, scale, peak_memory(started.device), None, whole_process)
             view.step(pulse, rows=len(batch.captions), seconds=time.monotonic() - began, waited=0.0)
     finally:
         view.stop()

@@ -16,6 +16,7 @@ from clipft.model.cost import Cost
 from clipft.model.plan import Plan
 from clipft.model.rates import judge_patterns
 from clipft.train.average import NO_AVERAGE
+from clipft.train.batch_statistics import batch_statistics_note
 from clipft.train.copies import bytes_of_copies
 from clipft.train.cost import StepShape, step_cost
 from clipft.train.loss_section import check_rows, check_start, resolve_loss
@@ -31,7 +32,8 @@ class PlanReport:
         meta: the model that the plan is for.
         base: where the weights would come from.
         notes: what the plan could not know.
-        cost: of a step; None where it was not asked for.
+        cost: of a step; None where it was not asked for, or none is taken.
+        searches: whether what trains is computed, at no rate.
     """
 
     meta: MetaModel
@@ -39,10 +41,14 @@ class PlanReport:
     base: str
     notes: tuple[str, ...] = ()
     cost: Cost | None = None
+    searches: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What `freeze-report --json` prints."""
-        return {**self.plan.to_json(), "cost": None if self.cost is None else self.cost.to_json()}
+        plan = self.plan.to_json()
+        if self.searches:
+            plan["parameters"] = [{**parameter, "lr": None} for parameter in plan["parameters"]]
+        return {**plan, "cost": None if self.cost is None else self.cost.to_json()}
 
 
 def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport, ...]:
@@ -60,21 +66,22 @@ def report_plans(config: Config, *, with_cost: bool = True) -> tuple[PlanReport,
             sketches.append(_sketch(own, first=number == 0))
     sketches = _judged(sketches)
     reports = [sketch.report for sketch in sketches]
-    if with_cost:
+    searches = len(reports) == 1 and reports[0].plan.only_scale
+    if with_cost and not searches:
         plans = [report.plan for report in reports]
         for number, sketch in enumerate(sketches):
             with stage_named(config, number):
                 reports[number] = _with_cost(sketch, plans)
     first = reports[0]
-    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, reports)))
+    reports[0] = replace(first, notes=(*first.notes, *_run_notes(config, searches)), searches=searches)
     return tuple(reports)
 
 
-def _run_notes(config: Config, reports: Sequence[PlanReport]) -> Iterator[str]:
+def _run_notes(config: Config, searches: bool) -> Iterator[str]:
     """What bears on the plans and is not in them, without reading a row."""
     if config.data.draw is not None:
         yield f"data.shots: {shots_in_words(config.data.draw)}"
-    if len(reports) == 1 and reports[0].plan.only_scale:
+    if searches:
         yield "the best value is computed from features encoded once, in place of epochs; no rate is used"
         if config.train.ema is not None:
             yield NO_AVERAGE
@@ -124,7 +131,9 @@ def _sketch(config: Config, *, first: bool = True) -> _Sketch:
             meta = build_meta(config.model, classes=classes) if own_vectors else meta
     check_pooled(meta)
     plan = plan_of(config, meta, loss, classes)
-    return _Sketch(config, loss, classes, PlanReport(meta, plan, meta.base, (*meta.resized, *unread)))
+    noisy = batch_statistics_note(meta.model, plan, config.train.batch_size)
+    notes = (*meta.resized, *unread, *([noisy] if noisy else []))
+    return _Sketch(config, loss, classes, PlanReport(meta, plan, meta.base, notes))
 
 
 def _with_cost(sketch: _Sketch, plans: Sequence[Plan]) -> PlanReport:

@@ -104,6 +104,11 @@ class Prepared:
         return self.plan.only_scale and self.stage.count == 1
 
     @property
+    def asks_classes(self) -> bool:
+        """Whether rows with a class are told apart by class, as a search does, and not by their captions."""
+        return has_classes(self.splits.train)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names, a label's index into them."""
         return self.splits.train.classes
@@ -116,6 +121,11 @@ class Prepared:
             yield "data.val", self.splits.val, templates
         if self.keep is not None:
             yield "evaluate.keep", self.keep, self.config.evaluate.keep_templates or templates
+
+
+def has_classes(rows: Rows) -> bool:
+    """Whether any of the rows has a class."""
+    return rows.labels is not None and bool((rows.labels >= 0).any())
 
 
 def prepare(config: Config) -> Prepared:

@@ -63,9 +63,10 @@ def get_ready(loaded: Loaded, folder: RunFolder, view: TrainView, *, write: bool
         check_tensorboard()
     stages = prepare_stages(config)
     if stages[0].splits.val is not None:
-        check_metrics(config, stages[0].splits.val, [stage.loss for stage in stages], stages[0].keep)
+        losses, by_class = [stage.loss for stage in stages], stages[0].searches and stages[0].asks_classes
+        check_metrics(config, stages[0].splits.val, losses, stages[0].keep, without_loss=by_class)
     number = _stage_of(folder, stages)
-    show_plan(stages, loaded, view, folder.notes)
+    show_plan(stages, loaded, view, folder.notes, resumes=folder.resume_from is not None)
     prepared = stages[number]
     started = start(prepared)
     show_start(prepared, started, view)

@@ -16,7 +16,7 @@ from clipft.model.standstill import frozen_hashes, set_modes
 from clipft.report.train_view import TrainView
 from clipft.train.checkpoint import set_aside, write_whole
 from clipft.train.ending import Finished, show_end
-from clipft.train.folder import RESULT, choose_folder
+from clipft.train.folder import RESULT, RunFolder, choose_folder, where_it_stands
 from clipft.train.interrupts import Interrupts, remember_interrupts
 from clipft.train.loop import Rhythm, run_loop
 from clipft.train.opening import resume_in_words, show_stage
@@ -37,9 +37,19 @@ def train(loaded: Loaded, name: str, view: TrainView, *, resume: bool = False) -
         name: the config file's stem, which names the run.
         view: the display.
         resume: the user expects an unfinished run to go on with.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came, with what becomes of the run in words.
     """
-    began = time.monotonic()
     folder = choose_folder(loaded.config, name, resume=resume)
+    try:
+        return _train_into(folder, loaded, view)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(where_it_stands(folder.path)) from None
+
+
+def _train_into(folder: RunFolder, loaded: Loaded, view: TrainView) -> Finished:
+    began = time.monotonic()
     ready = get_ready(loaded, folder, view, write=True)
     last = (ready.prepared, *ready.later)[-1]
     view.begin(last.stage.last_epoch, last.arithmetic.steps_per_epoch)
@@ -117,7 +127,7 @@ def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
             started.schedule,
             ready.progress,
             rhythm,
-            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts),
+            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts, evaluations),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )

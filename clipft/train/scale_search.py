@@ -29,7 +29,7 @@ from clipft.train.evaluation import Evaluations
 from clipft.train.loop import Progress
 from clipft.train.losses import Targets, positive_pairs
 from clipft.train.metrics_log import MetricsLog
-from clipft.train.prepare import Prepared
+from clipft.train.prepare import Prepared, has_classes
 from clipft.train.scale_optimum import Block, Blocks, Figures, Kind, figures, find_optimum
 from clipft.train.start import Started
 from clipft.train.unreadable import tell_unreadable
@@ -78,7 +78,7 @@ def search_in_words(prepared: Prepared) -> str:
     """What will be searched for, before it is."""
     train, bounds = prepared.splits.train, prepared.config.model.logit_scale
     among = f"the prompts of all {len(set(train.classes) - set(train.novel))} classes"
-    if not _has_classes(train):
+    if not prepared.asks_classes:
         among = f"the captions of fixed batches of {prepared.arithmetic.batch_size}"
     what = " and ".join(p.name for p in prepared.plan.trainable)
     return (
@@ -109,11 +109,11 @@ def search_scale(
     if progress.step:  # resumed after the search
         return
     sources = {"train": prepared.splits.train, "val": prepared.splits.val}
-    asks = _has_classes(prepared.splits.train)
+    asks = prepared.asks_classes
     encoded = [
         _encode(name, rows, prepared, started, view)
         for name, rows in sources.items()
-        if rows is not None and _has_classes(rows) == asks
+        if rows is not None and has_classes(rows) == asks
     ]
     kind: Kind = "sigmoid" if prepared.loss == "siglip" else "classes" if asks else "pairs"
     blocks = {e.name: e.class_blocks if asks else _batched(e, prepared) for e in encoded}
@@ -125,15 +125,12 @@ def search_scale(
     changes = {name: (figures(of, kind, before), figures(of, kind, after)) for name, of in blocks.items()}
     _say(before, found, changes, bounds.min, bounds.max, view)
     progress.step = progress.epoch = 1
-    progress.epoch_losses = [changes["train"][1].loss]
+    now = changes["train"][1]
+    progress.epoch_losses = [now.nll if asks else now.loss]  # beside val, what evaluation calls so
     log.write("search", stage=0, epoch=1, step=1, **_facts(before, after, changes))
     if evaluations is not None:
         evaluations()
     save()
-
-
-def _has_classes(rows: Rows) -> bool:
-    return rows.labels is not None and bool((rows.labels >= 0).any())
 
 
 def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: TrainView) -> Encoded:
@@ -151,7 +148,7 @@ def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: T
     tell_unreadable(seen.faults, seen.rows.name, len(rows), config.data.max_bad_fraction, view, set())
     encode = Encode(started.clip, config.data.templates, device, autocast)
     labels = seen.labels
-    if _has_classes(rows):
+    if has_classes(rows):
         trained = [name for name in rows.classes if name not in prepared.splits.train.novel]
         columns = torch.tensor([trained.index(name) if name in trained else -1 for name in rows.classes])
         text_of = torch.where(labels >= 0, columns[labels.clamp(min=0)], -1)

@@ -16,10 +16,11 @@ from clipft.evaluate.zeroshot import class_embeddings
 from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
-from clipft.model.standstill import apply_plan, moving_modules
+from clipft.model.standstill import apply_plan
 from clipft.train.allocator import keep_freed_memory
 from clipft.train.average import Average
 from clipft.train.base import Base, keep_base
+from clipft.train.batch_statistics import moving_batchnorms
 from clipft.train.loss_section import class_weights, classifier_for
 from clipft.train.losses import Classify, Contrastive, Objective, Siglip, ZeroShot
 from clipft.train.network import Network
@@ -176,8 +177,7 @@ def _zero_shot(prepared: Prepared, clip: ClipModel, device: torch.device, weight
 
 
 def _refuse_moving_batchnorm(prepared: Prepared, clip: ClipModel) -> None:
-    batch_norm = torch.nn.modules.batchnorm._BatchNorm
-    moving = [name for name, module in moving_modules(clip.model, prepared.plan) if isinstance(module, batch_norm)]
+    moving = moving_batchnorms(clip.model, prepared.plan)
     if moving:
         raise InputError(
             f"train.micro_batch_size: {len(moving)} BatchNorm layers train ({moving[0]} and others), and their "

@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 
+from clipft.model.clip_model import ClipModel
 from clipft.model.plan import NEW
 from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
-from clipft.train.arithmetic import not_learning, scale_in_words
+from clipft.train.arithmetic import scale_in_words
+from clipft.train.evaluation import Evaluations
 from clipft.train.first_gradients import FirstGradients
 from clipft.train.interrupts import Interrupts
 from clipft.train.loop import StepFacts
 from clipft.train.metrics_log import MetricsLog
+from clipft.train.omens import going_wrong, is_better, not_learning
 from clipft.train.prepare import Prepared
 from clipft.train.start import Started
 
@@ -32,6 +35,7 @@ class Watch:
     Args:
         sheet: where a picture of the run's first batch goes.
         interrupts: asked at each step.
+        evaluations: what is measured; None where nothing is.
         peaks: the highest learning rate of each part of the model.
     """
 
@@ -41,6 +45,7 @@ class Watch:
     log: MetricsLog
     sheet: Path
     interrupts: Interrupts
+    evaluations: Evaluations | None
     peaks: dict[str, float] = field(init=False)
     _start_scale: float = field(init=False)
     _first_gradients: FirstGradients = field(init=False)
@@ -94,13 +99,17 @@ class Watch:
             memory_bytes=memory,
         )
         pulls = sum(facts.result.added.values()) if facts.result.added else None
-        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls)
+        whole_process = self.started.device.type != "cuda"
+        pulse = Pulse(facts.result.loss, chance, rates, scale, memory, pulls, whole_process)
         self.view.step(pulse, rows=len(facts.batch.captions), seconds=facts.seconds, waited=facts.waited)
 
     def epoch_ends(self, epoch: int, losses: list[float]) -> None:
         """Say what an epoch showed to be wrong, each kind once."""
         chance = self.started.objective.chance(self.prepared.arithmetic.batch_size)
-        self._once("chance", not_learning(losses, chance))
+        base, now = self._measured()
+        self._once("chance", not_learning(losses, chance, better=is_better(base, now)))
+        if not _has_drawn_parts(self.started.clip):
+            self._once("wrong", going_wrong(losses, chance, base, now, self.prepared.config, self.peaks))
         bounds = self.prepared.config.model.logit_scale
         scale = self._scale()
         if scale is not None and self.started.clip.logit_scale.requires_grad:
@@ -112,6 +121,14 @@ class Watch:
                 f"(now {self.prepared.config.data.workers}), or store smaller images",
             )
 
+    def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The base's figures, less its loss where this stage may have another one, and the newest ones."""
+        if self.evaluations is None:
+            return {}, {}
+        comparable = self.prepared.stage.number == 0
+        base = {name: value for name, value in self.evaluations.base.items() if comparable or name != "loss"}
+        return base, self.evaluations.latest
+
     def _scale(self) -> float | None:
         return self.started.clip.scale if self.prepared.loss != "classifier" else None
 
@@ -119,6 +136,12 @@ class Watch:
         if sentence is not None and kind not in self._said:
             self._said.add(kind)
             self.view.warn(sentence)
+
+
+def _has_drawn_parts(clip: ClipModel) -> bool:
+    """Whether what trains begins with numbers that no base has, so that it may begin worse than the base."""
+    towers = (clip.image, clip.text)
+    return clip.random or any(tower.projection_is_new or tower.prompt is not None for tower in towers)
 
 
 def peak_rates(prepared: Prepared) -> dict[str, float]:

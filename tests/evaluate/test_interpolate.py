@@ -19,7 +19,7 @@ from clipft.cli.mixing import read_alphas
 from clipft.config.source_schema import FolderSource
 from clipft.errors import InputError
 from clipft.evaluate.compare import evaluate_target
-from clipft.evaluate.interpolate import Interpolation, best_of, interpolate, open_between
+from clipft.evaluate.interpolate import Interpolation, _figures, best_of, interpolate, open_between
 from clipft.evaluate.sweep import Compute
 from clipft.export.write import export_model
 from clipft.model.build import build
@@ -95,6 +95,22 @@ def test_another_figure_may_choose(three_runs: tuple[Path, ...]) -> None:
     values = found.values(0)
     assert found.figures == ("nll",)
     assert found.chosen == values.index(min(values))  # less is better
+
+
+def test_the_runs_own_choice_chooses_where_it_is_measured(
+    train_colours: Any, tiny_native: Path, tiny_photos: Path
+) -> None:
+    """evaluate.best, unless --choose names another figure; good figures of other rows count with it, losses alone."""
+    keep = {"keep": {"folder": str(tiny_photos)}}
+    run = train_colours(tiny_native, evaluate=keep | {"best": "mean_per_class"}, train={"epochs": 1})
+    found = run_through(run, [0.5])
+    assert found.figures == ("mean_per_class", "mean_per_class")
+    assert found.why == "best mean (mean_per_class, the run's evaluate.best)"
+    assert run_through(run, [0.5], choose="nll").figures == ("nll", "nll")
+    measured = found.points[0].measured
+    assert _figures(measured, None, "loss") == (("zero_shot_top1",) * 2, (0, 1))  # interpolate measures none
+    kept = replace(measured[1], losses={})
+    assert _figures((measured[0], kept), None, "nll") == (("nll", "zero_shot_top1"), (0,))
 
 
 def test_of_equal_points_the_one_nearest_to_the_base_is_best() -> None:

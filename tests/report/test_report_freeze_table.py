@@ -90,6 +90,7 @@ def test_vit_b_32_whole(vit_b_32: nn.Module) -> None:
 COST = """\
  memory   weights 605 MB · gradients 59 MB · optimiser 119 MB
           activations 383 MB at batch 64 in fp32 · peak 1.1 GB
+          Python and its libraries come on top
  a step   564 GFLOP forward · 183 GFLOP backward
           26.5 % of the 2.8 TFLOP of training everything
           the frozen text backbone is in no step: it takes each caption once
@@ -133,7 +134,8 @@ def test_what_pieces_and_training_everything_cost(vit_b_32: nn.Module) -> None:
     everything = Flops(10**12, 2 * 10**12)
     changes = {"rows_at_once": 16, "precision": "bf16", "activations": 98 * 10**6, "peak": 9_940_000_000}
     text = report(plan, cost=cost_of(plan, step=everything, everything=everything, texts_once=False, **changes))
-    assert f"          {PIECES}\n a step   1.0 TFLOP forward · 2.0 TFLOP backward\n          backward goes" in text
+    assert f"          {PIECES}\n          Python and its libraries come on top\n a step   1.0 TFLOP forward" in text
+    assert "TFLOP forward · 2.0 TFLOP backward\n          backward goes" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -215,6 +217,9 @@ def test_what_is_ignored_or_not_in_the_loss_is_said(vit_b_32: nn.Module) -> None
         assert "logit_bias is frozen" in text
         model.classifier = Classifier(10, 512, cosine=False, bias=True)
         text = report(plan_of(model, loss="classifier"))
+        told = report(plan_of(model, loss="classifier", text={"freeze_backbone": True}))  # as linear_probe writes it
+        assert "true ignored" not in told
+        assert "freeze_layers: 3 ignored" in report(plan_of(model, loss="classifier", text={"freeze_layers": 3}))
     assert re.search(r"classifier +2 +5,130 +5,130  1e-04", text)
     assert "froze all 149 tensors: not in the loss" in text
     assert "stays out of the text tower" in " ".join(text.split())
@@ -287,3 +292,10 @@ def test_a_resized_model_says_so_before_its_weights_are_there(tmp_path: Path) ->
     path.write_text("model: {name: ViT-S-32, image_size: 256}\ndata: {train: {builtin: hands}}\n")
     report = report_plan(load_config(path, need_data=False).config, with_cost=False)
     assert any(note.startswith("model.image_size: 256 pixels in place of 224") for note in report.notes)
+
+
+def test_one_of_something_is_one(vit_b_32: nn.Module) -> None:
+    only = plan_of(vit_b_32, image={"freeze_pattern": "conv1"})
+    assert "froze 1 of 151 tensors matching 'conv1'" in only.lines["image"]
+    decayed = {"groups": [{"pattern": "visual.conv1", "weight_decay": 0.3}]}
+    assert "0.3 on 1 tensor ·" in report(plan_of(vit_b_32, optim=decayed))

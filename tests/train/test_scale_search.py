@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ def test_the_search_finds_what_no_scale_beats_and_changes_no_answer(write: Write
     assert {name for name in base if not torch.equal(base[name], tuned[name])} == {"logit_scale"}
     assert float(tuned["logit_scale"]) == pytest.approx(math.log(found["logit_scale"]["after"]), abs=1e-6)
     text = " ".join(said(shown).split())
+    after = found["train"]["after"]["nll"]
+    assert "train NLL val NLL zero-shot top-1 base - " in text  # one measure, no epoch
+    assert f"found {after:.3f} {run.tuned['nll']:.3f} {run.tuned['zero_shot_top1']:.3f} " in text
+    assert "epoch " not in text.replace("first epoch", "")
+    assert "optimiser" not in text.replace("without gradients or optimiser", "")
     assert "the best logit_scale between 1 and 100 for the prompts of all 4 classes" in text
     assert "right, as before" in text
     assert "warm-up" not in text
@@ -176,3 +182,16 @@ def test_novel_classes_have_no_say_in_the_search(write: Write) -> None:
     shown = view()
     go(write(evaluate={"novel_classes": "half"}), "strategy=logit_scale", shown=shown)
     assert "all 2 classes" in " ".join(said(shown).split())
+
+
+def test_a_search_has_no_rate_no_step_and_no_loss_among_classes(write: Write) -> None:
+    path = write(model=ONLY_SCALE)
+    told = CliRunner().invoke(app, ["freeze-report", str(path)]).output
+    assert re.search(r"logit_scale +1 +1 +1 +- ", told)
+    assert "optimiser 8 B" not in told
+    assert "a step" not in told
+    plan = json.loads(CliRunner().invoke(app, ["freeze-report", str(path), "--json"]).output)
+    assert plan["cost"] is None
+    assert {p["lr"] for p in plan["parameters"]} == {None}
+    with pytest.raises(InputError, match=r"evaluate.best: 'loss' is not measured.*nll"):
+        go(path, "evaluate.best=loss")

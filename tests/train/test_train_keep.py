@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from train_runs import Write, go, lines, said, stop_after, view
+from train_runs import Write, go, lines, said, stop_after, swapped, view
 
 from clipft.config.load import load_config
 from clipft.config.source_schema import FolderSource, HandsSource, TableSource
@@ -180,7 +180,7 @@ def test_the_table_fits_80_columns_with_what_is_kept() -> None:
             metrics = found | {"keep.zero_shot_top1": 0.164, "keep.image_to_text_r5": 0.3}
             shown.table_head(metrics, kept=kept)
             shown.table_row("base", None, metrics)
-            shown.table_row("100", 2.1, metrics, best=True)
+            shown.table_row("100", 2.1, metrics, mark="best")
             rows = said(shown).splitlines()
             assert all(len(row) <= 80 for row in rows)
             assert rows[2].endswith("0.164  best")
@@ -199,3 +199,19 @@ def test_the_table_fits_80_columns_with_what_is_kept() -> None:
 )
 def test_a_source_in_a_word(source: FolderSource | TableSource | HandsSource, name: str) -> None:
     assert short_name(source) == name
+
+
+def test_a_best_that_is_worse_than_the_base_is_not_called_plainly_so(write: Write, tmp_path: Path) -> None:
+    """A row that leads the run is still behind its base: marked, explained once, and shown by the figure that chose."""
+    good = go(write("good", evaluate={"best": "loss"})).folder
+    shown = view()
+    lies = swapped(tmp_path / "colours")
+    told = {"data": {"train": {"folder": str(lies)}}, "evaluate": {"best": "nll"}, "train": {"epochs": 2}}
+    run = go(write("worse", model={"pretrained": str(good)}, **told), shown=shown)
+    base, first, second = (line["loss"]["nll"] for line in lines(run.folder, "evaluation"))
+    assert base < min(first, second)
+    rows = [line for line in said(shown).splitlines() if re.match(r" +[12] +\d\.\d+ ", line)]
+    assert rows[0].endswith(f"{first:.3f} (best)")
+    assert rows[1].endswith(f"{second:.3f} (best)" if second < first else f"{second:.3f}")
+    assert said(shown).count("worse than its base") == 1
+    assert f"val NLL            {base:.3f} -> {min(first, second):.3f}" in said(shown)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import save_file
-from train_runs import Write, go, said, view, with_stages
+from train_runs import Write, go, said, stop_after, swapped, view, with_stages
 
 from clipft.config.load import load_config
 from clipft.config.schema import Config
@@ -127,6 +127,34 @@ def test_a_loss_at_chance_is_said(write: Write) -> None:
     shown = view()
     go(write(optim={"lr": 1e-12}, model={"logit_scale": {"init": 1.0}}, train={"epochs": 1}), shown=shown)
     assert "within 2 % of chance" in said(shown)
+
+
+def test_a_warning_is_told_once_a_run(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once a stage, nor after a resume; one of some stages names them."""
+    rates = [{"epochs": 1}, {"epochs": 1, "optim": {"weight_decay": 0.2}}, {"epochs": 1}]
+    path = with_stages(write(optim={"name": "adam", "lr": 1e-3, "weight_decay": 0.0}), *rates)
+    first, second = view(), view()
+    stop_after(1, path, monkeypatch, first)
+    go(path, shown=second)
+    words = " ".join(said(first).split())
+    assert words.count("4 distinct captions in batches of 8") == 1
+    assert "stage 2: optim.weight_decay: 0.2 is added to the gradient" in words
+    assert "1 of 3: 1 epoch, " in words
+    assert "distinct captions" not in said(second)
+
+
+def test_a_run_that_is_worse_than_its_base_says_what_to_try(write: Write, tmp_path: Path) -> None:
+    """A smaller rate, fewer blocks, or a mix of both, which comes before what uses the run, in place of its export."""
+    good = go(write("good")).folder
+    lies = swapped(tmp_path / "colours")
+    shown = view()
+    data, model = {"train": {"folder": str(lies)}}, {"pretrained": str(good)}
+    run = go(write("worse", model=model, data=data, train={"epochs": 2}), shown=shown).folder
+    words = " ".join(said(shown).split())
+    assert "after it. Try smaller rates, or strategy: heads, which trains less, or a mix of both, as clipft" in words
+    commands = [line.split()[1] for line in said(shown).splitlines() if line.startswith("   clipft ")]
+    assert commands == ["interpolate", "evaluate", "predict"]
+    assert f"clipft interpolate {run}" in words
 
 
 @pytest.mark.parametrize("place", ["file.txt", "file.txt/run"])

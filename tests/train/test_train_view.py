@@ -1,12 +1,14 @@
 """What a person sees while a model trains."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
+from clipft.report.run_table import columns
 from clipft.report.train_view import Pulse, TrainView, in_time
 
 
@@ -49,13 +51,16 @@ def test_the_live_line_fits_80_columns() -> None:
 def test_rates_of_several_parts_get_a_line_of_their_own_where_they_must() -> None:
     shown = view(terminal=True)
     shown.begin(epochs=10, steps_per_epoch=10)
-    pulse = replace(PULSE, rates={"image": 1e-5, "text": 2e-5, "heads": 1e-4})
+    rates = {"image": 1e-5, "text": 2e-5, "heads": 1e-4}
+    pulse = replace(PULSE, rates=rates, added=0.00149, whole_process=True)
     with shown.console.capture() as drawn:
         shown.console.print(shown._picture(pulse))
     shown.stop()
     lines = [Text.from_ansi(line) for line in drawn.get().splitlines()]
     assert all(line.cell_len <= 80 for line in lines)
-    assert lines[1].plain.strip() == "lr 1.0e-05 image, 2.0e-05 text, 1.0e-04 heads"
+    assert lines[1].plain.strip() == "lr 1.0e-05 image, 2.0e-05 text, 1.0e-04 heads · process 2 GB"
+    assert lines[2].plain.strip().startswith("loss 2.31 + pull 0.0015 (chance 4.16) · scale 71")
+    assert len(lines) == 3
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -85,11 +90,39 @@ def test_a_table_of_evaluations_fits_80_columns() -> None:
     figures = {"loss": 2.5, "zero_shot_top1": 0.9, "image_to_text_r5": 0.4, "text_to_image_r5": 0.4, "nll": 1.0}
     shown.table_head(figures)
     shown.table_row("base", None, figures)
-    shown.table_row("100", 2.123, figures, best=True)
+    shown.table_row("100", 2.123, figures, mark="best")
     rows = text(shown).splitlines()
     assert all(len(row) <= 80 for row in rows)
     assert " ".join(rows[0].split()) == "epoch train loss val loss zero-shot top-1 image to text R@5"
-    assert rows[2].endswith("best")
+    assert rows[2].endswith("  best")
+
+
+def _tables() -> Iterator[tuple[str, dict[str, float]]]:
+    """What chooses the best, among figures with it: of captions, classes, a classifier, base and novel classes."""
+    losses, k = {"loss": 2.5, "nll": 1.0}, (1, 5, 10)
+    sure = ("mean_per_class", "ece", "confident_wrong")
+    captions = {f"{way}_r{at}": 0.4 for way in ("image_to_text", "text_to_image") for at in k}
+    classes = {"zero_shot_top1": 0.9, "zero_shot_top5": 0.9, **dict.fromkeys(sure, 0.1)}
+    head = {"classifier_top1": 0.9, "loss": 2.5, "classifier_nll": 1.0, **{f"classifier_{s}": 0.1 for s in sure}}
+    novel = dict.fromkeys(("base_top1", "novel_top1", "harmonic_mean"), 0.8)
+    for metrics in (losses | captions, losses | classes, losses | classes | captions, losses | classes | novel, head):
+        for name in metrics:
+            yield name, metrics
+            yield name, metrics | {"keep.zero_shot_top1": 0.2, "keep.nll": 1.5}
+    yield "keep.nll", losses | classes | {"keep.zero_shot_top1": 0.2, "keep.nll": 1.5}
+
+
+def test_what_chooses_the_best_always_has_its_column_within_80() -> None:
+    for name, metrics in _tables():
+        shown = view(terminal=False)
+        shown.table_head(metrics, kept="a-long-name", chooses=name)
+        shown.table_row("100", 2.123, metrics, mark="(best)")
+        head, row = text(shown).splitlines()
+        assert name in columns(metrics, chooses=name)
+        assert "kept" in head or "keep.nll" not in metrics
+        assert len(row) <= 80
+        assert row.endswith(" (best)")
+        assert len(head.split("  ")) >= len(row.split()) - 1  # headings stand apart
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(41, "0:41"), (61.4, "1:01"), (3723, "1:02:03")])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def with_stages(path: Path, *stages: dict[str, object]) -> Path:
     config["train"].pop("epochs")
     path.write_text(yaml.safe_dump({**config, "stages": list(stages)}), encoding="utf-8")
     return path
+
+
+def swapped(folder: Path) -> Path:
+    """A copy of a folder a colour in which each class has another one's pictures: a run on it gets worse, soundly."""
+    lies = folder.with_name(f"{folder.name}-swapped")
+    for old, new in (("red", "blue"), ("blue", "red"), ("green", "white"), ("white", "green")):
+        shutil.copytree(folder / old, lies / new)
+    return lies
 
 
 class StoppedError(Exception):
