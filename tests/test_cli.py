@@ -104,7 +104,7 @@ def test_freeze_report_json_is_what_a_script_may_rely_on(run: Run) -> None:
     assert plan["parameters"][0].keys() == {"name", "tower", "group", "shape", "numel", "trainable", "rule", "lr"}
     assert plan["lines"]["image"].startswith("froze embeddings + first 10/12 blocks (125 of 151 tensors")
     cost = plan["cost"]
-    assert cost.keys() == {"batch_size", "rows_at_once", "precision", "bytes", "flops"}
+    assert cost.keys() == {"batch_size", "rows_at_once", "texts", "texts_at_once", "precision", "bytes", "flops"}
     assert cost["bytes"].keys() == {"weights", "gradients", "optimizer", "copies", "activations", "peak"}
     assert cost["bytes"]["weights"] == 4 * 151_277_313
     assert cost["flops"]["forward"] < cost["flops"]["everything"]["forward"]
