@@ -36,7 +36,7 @@ RATES: dict[str, dict[str, tuple[Any, str]]] = {
         "optim.lr_heads": (1e-4, "ProLIP: projections bear 1e-5 to 1e-2"),
     },
     "heads": {"optim.lr_heads": (1e-4, "ProLIP: 1e-5 to 1e-2")},
-    "prompt": {"optim.lr_new": (2e-3, "CoOp")},
+    "prompt": {"optim.lr_new": (2e-3, "CoOp under SGD; measured under AdamW: configs/README.md")},
     "lora": {"optim.lr_new": (2e-4, "CLIP-LoRA")},
     "adapter": {"optim.lr_new": (1e-3, "between Houlsby's 3e-4 and Soups' 2.5e-3")},
     "logit_scale": {"model.logit_scale.lr": (5e-4, "CLIP trained it at 5e-4 (table 20, ViT-B/32)")},
