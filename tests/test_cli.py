@@ -285,6 +285,7 @@ def test_train_evaluate_predict_and_export(
     code, _, err = run("interpolate", "runs/tiny")
     assert code == 2
     assert "--out: tiny-mixed holds an export already" in err
+    assert "--no-write only measures" in err
     code, _, _ = run("train", "tiny.yaml", "--set", "optim.lr=2e-3")
     assert code == 0
     code, out, _ = run("soup", "runs/tiny", "runs/tiny-2", "--out", "soup", "--json")

@@ -137,10 +137,9 @@ def _show_prompts(run: Path, *, as_json: bool) -> None:
 
 
 def _report_plan(loaded: Loaded) -> PlanReport:
-    from clipft.config.stages import stage_configs
-    from clipft.train.plan_report import report_plan  # it takes a while, and only a config needs it
+    from clipft.train.plan_report import report_plans  # it takes a while, and only a config needs it
 
-    return report_plan(stage_configs(loaded.config)[0], with_cost=False)
+    return report_plans(loaded.config, with_cost=False)[0]
 
 
 @contextmanager

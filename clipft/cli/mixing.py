@@ -80,9 +80,12 @@ def interpolate(
 
     if out is not None and not write:
         raise InputError("--out: stands beside --no-write, under which nothing is exported; leave one out")
-    folder = (Path(f"{Path(run).name}-mixed") if out is None else Path(out).expanduser()) if write else None
+    folder = (Path(f"{_name_of(run)}-mixed") if out is None else Path(out).expanduser()) if write else None
     if folder is not None:
-        refuse_to_overwrite(folder, force)
+        try:
+            refuse_to_overwrite(folder, force)
+        except InputError as error:
+            raise (error if out is not None else InputError(f"{error}; --no-write only measures")) from None
     chosen = choose_compute(device, precision)
     between = open_between(run, which, device=chosen.device, autocast=chosen.autocast)
     compute = Compute(chosen.device, chosen.autocast, batch_size)
@@ -180,6 +183,14 @@ def read_alphas(words: str) -> list[float]:
             f"--alpha: expected numbers from 0 to 1 as FROM:TO:STEP (0:1:0.1) or with commas (0.2,0.5), found {words!r}"
         )
     return found
+
+
+def _name_of(run: str) -> str:
+    """A run's own name, for a checkpoint of it too."""
+    from clipft.model.runfiles import CHECKPOINTS
+
+    path = Path(run).expanduser().resolve()
+    return path.parent.parent.name if path.parent.name == CHECKPOINTS else path.name
 
 
 def _read_choice(words: str) -> float | str:

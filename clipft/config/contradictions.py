@@ -24,7 +24,7 @@ def contradictions(strategies: Sequence[Strategy], config: Config) -> Iterator[t
                     "key out, or write another strategy",
                 )
             continue
-        parts = list(_parts(strategy, config))
+        parts = list(_parts(strategy, config, image_alone=any(each.name == "linear_probe" for each in strategies)))
         if parts and all(taken for _, taken in parts):
             (first, value), *others = dict(taken for _, taken in parts if taken).items()
             beside = f" (and {', '.join(f'{dotted(path)}: {also}' for path, also in others)})" if others else ""
@@ -36,15 +36,22 @@ def contradictions(strategies: Sequence[Strategy], config: Config) -> Iterator[t
             )
 
 
-def _parts(strategy: Strategy, config: Config) -> Iterator[tuple[str, tuple[KeyPath, str] | None]]:
-    """What a strategy trains, each part with the key and value that take it away, if they do."""
+def _parts(
+    strategy: Strategy, config: Config, *, image_alone: bool
+) -> Iterator[tuple[str, tuple[KeyPath, str] | None]]:
+    """What a strategy trains, each part with the key and value that take it away, if they do.
+
+    Args:
+        image_alone: a classifier stands beside it, which looks at no text.
+    """
     share = share_of(strategy)
     for tower, part, section in (
         ("image", share.image, config.model.image),
         ("text", share.text, config.model.text),
     ):
-        yield from _of_tower(tower, part, section)
-    if share.logit_scale:
+        if tower == "image" or not image_alone:
+            yield from _of_tower(tower, part, section)
+    if share.logit_scale and not image_alone:
         gone = None if config.model.logit_scale.train else (("model", "logit_scale", "train"), "false")
         yield "logit_scale", gone
 

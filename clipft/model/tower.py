@@ -188,6 +188,16 @@ class Tower(ABC):
         """The branches of a block that an adapter may end; none in a block that is no transformer's."""
         return ()
 
+    @property
+    def drawn(self) -> frozenset[str]:
+        """What of it begins with numbers that no base has: projection, prompt, feature_adapter."""
+        parts = {
+            "projection": self.projection_is_new,
+            "prompt": self.prompt is not None,
+            "feature_adapter": self.feature_adapter is not None,
+        }
+        return frozenset(name for name, there in parts.items() if there)
+
     def shared(self, pooled: Tensor) -> Tensor:
         """Pooled features (B, W) into the shared space (B, D), through the feature adapter where there is one."""
         projected = self.project(pooled)

@@ -103,5 +103,5 @@ def _what_to_try(prepared: Prepared, *, mixes: bool) -> str:
 def _mixes(prepared: Prepared) -> bool:
     """Whether something lies between the base and the run, for `clipft interpolate`."""
     head_drawn = prepared.loss == "classifier" and classifier_init(prepared.config) != "prompts"
-    drawn = prepared.meta.image.projection_is_new or prepared.meta.text.projection_is_new
+    drawn = (prepared.meta.image.drawn | prepared.meta.text.drawn) & {"projection", "prompt"}
     return not (prepared.searches or head_drawn or drawn or prepared.meta.base == RANDOM_BASE)

@@ -60,10 +60,11 @@ def going_wrong(
         now: those after the epoch.
         rates: the peak rate of each part that trains.
     """
-    signs, name, loss = [], main_figure(now), _thirds(losses)[1]
+    signs, name, (first, loss) = [], main_figure(now), _thirds(losses)
     if name is not None and name in base and now[name] < min(base[name] * _LEFT, base[name] - _NOISE):
         signs.append(f"{words_of(name)} fell from the base's {base[name]:.3f} to {now[name]:.3f}")
-    if loss > _FAR * max(chance, base.get("loss", chance)) and not is_better(base, now):
+    high = loss > _FAR * max(chance, base.get("loss", chance))
+    if high and ("loss" in base or loss >= first) and not is_better(base, now):
         signs.append(f"the training loss ends the epoch at {loss:.3f}, well above chance ({chance:.3f})")
     if not signs:
         return None
@@ -74,19 +75,17 @@ def going_wrong(
 
 
 def usual_rates(config: Config) -> dict[str, float]:
-    """The rates under `optim` that the strategy stands for, or the default: by key."""
-    default = OptimConfig().lr
+    """The rates under `optim` that the strategy stands for: by key."""
     said = {key.path[1]: key.value for key in keys_for(config.strategy) if key.path[0] == "optim"}
-    lr = float(said.get("lr", default))
-    found = {f"optim.{key}": resolve_rate(value, lr) for key, value in said.items() if key.startswith("lr")}
-    return {"optim.lr": lr} | found
+    lr = float(said.get("lr", OptimConfig().lr))
+    return {f"optim.{key}": resolve_rate(value, lr) for key, value in said.items() if key.startswith("lr")}
 
 
 def _rates(config: Config, rates: Mapping[str, float]) -> str:
-    """The keys that are far above the usual, each with what that is; without one, all rates."""
-    now, own = config.optim, "the strategy's" if config.strategy else "the default"
+    """The keys that are far above the strategy's, each with what that is; without one, all rates."""
+    now = config.optim
     high = [
-        f"{key}: {rate:g}, {own} {usual:g}"
+        f"{key}: {rate:g}, the strategy's {usual:g}"
         for key, usual in usual_rates(config).items()
         if (rate := resolve_rate(getattr(now, key.removeprefix("optim.")), now.lr)) > _MUCH * usual
     ]

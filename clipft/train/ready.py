@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clipft.config.data_schema import AugmentConfig
 from clipft.config.load import Loaded
@@ -33,6 +33,8 @@ class Ready:
         started: what that stage trains with.
         evaluations: None where nothing is measured.
         checked: how many frozen tensors were found unmoved at the end of their stage.
+        said: kinds of warnings that the run has said.
+        named: images that could not be read and were named.
     """
 
     prepared: Prepared
@@ -44,6 +46,8 @@ class Ready:
     evaluations: Evaluations | None
     keeper: Keeper
     checked: int = 0
+    said: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
 
     def next_stage(self) -> None:
         """Put the next stage's plan on the model."""

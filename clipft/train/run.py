@@ -127,7 +127,9 @@ def _run_epochs(ready: Ready, interrupts: Interrupts) -> None:
             started.schedule,
             ready.progress,
             rhythm,
-            Watch(prepared, started, view, ready.log, keeper.run / SHEET, interrupts, evaluations),
+            Watch(
+                prepared, started, view, ready.log, keeper.run / SHEET, interrupts, evaluations, ready.said, ready.named
+            ),
             evaluate=evaluations if evaluations is not None else lambda: True,
             save=keeper.save,
         )

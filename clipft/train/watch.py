@@ -1,4 +1,4 @@
-"""Tells the display and metrics.jsonl of each step, and names bad images once."""
+"""Tells the display and metrics.jsonl of each step of a stage, and names bad images once a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from clipft.model.clip_model import ClipModel
 from clipft.model.plan import NEW
 from clipft.report.batch_sheet import write_batch_sheet
 from clipft.report.train_view import Pulse, TrainView
@@ -36,6 +35,8 @@ class Watch:
         sheet: where a picture of the run's first batch goes.
         interrupts: asked at each step.
         evaluations: what is measured; None where nothing is.
+        said: kinds of warnings that were said, which a run says once.
+        named: images that were named, which a run names once.
         peaks: the highest learning rate of each part of the model.
     """
 
@@ -46,11 +47,11 @@ class Watch:
     sheet: Path
     interrupts: Interrupts
     evaluations: Evaluations | None
+    said: set[str]
+    named: set[str]
     peaks: dict[str, float] = field(init=False)
     _start_scale: float = field(init=False)
     _first_gradients: FirstGradients = field(init=False)
-    _named: set[str] = field(init=False, default_factory=set)
-    _said: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.peaks = peak_rates(self.prepared)
@@ -73,10 +74,11 @@ class Watch:
             cfg = self.started.clip.preprocess_cfg
             write_batch_sheet(self.sheet, facts.batch.images, facts.batch.captions, mean=cfg["mean"], std=cfg["std"])
         for fault in facts.batch.faults:
-            if fault.path not in self._named:
-                self._named.add(fault.path)
+            if fault.path not in self.named:
+                self.named.add(fault.path)
                 self.view.warn(f"{fault}; another image takes its place")
-        self._once("gradients", self._first_gradients.after_step(skipped=facts.result.skipped))
+        gradients = self._first_gradients.after_step(skipped=facts.result.skipped)
+        self._once(f"gradients of stage {self.prepared.stage.number}", gradients)
         rates = {name: self.started.schedule.rate(peak, facts.step - 1) for name, peak in self.peaks.items()}
         scale = self._scale()
         memory, norm = peak_memory(self.started.device), facts.result.gradient_norm
@@ -108,7 +110,8 @@ class Watch:
         chance = self.started.objective.chance(self.prepared.arithmetic.batch_size)
         base, now = self._measured()
         self._once("chance", not_learning(losses, chance, better=is_better(base, now)))
-        if not _has_drawn_parts(self.started.clip):
+        clip = self.started.clip
+        if not (clip.random or clip.image.drawn or clip.text.drawn):  # else it may begin worse than the base
             self._once("wrong", going_wrong(losses, chance, base, now, self.prepared.config, self.peaks))
         bounds = self.prepared.config.model.logit_scale
         scale = self._scale()
@@ -133,15 +136,9 @@ class Watch:
         return self.started.clip.scale if self.prepared.loss != "classifier" else None
 
     def _once(self, kind: str, sentence: str | None) -> None:
-        if sentence is not None and kind not in self._said:
-            self._said.add(kind)
+        if sentence is not None and kind not in self.said:
+            self.said.add(kind)
             self.view.warn(sentence)
-
-
-def _has_drawn_parts(clip: ClipModel) -> bool:
-    """Whether what trains begins with numbers that no base has, so that it may begin worse than the base."""
-    towers = (clip.image, clip.text)
-    return clip.random or any(tower.projection_is_new or tower.prompt is not None for tower in towers)
 
 
 def peak_rates(prepared: Prepared) -> dict[str, float]:

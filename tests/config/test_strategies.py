@@ -292,6 +292,10 @@ def test_last_layers_of_no_tower() -> None:
             "model.image.lora: null (and model.text.lora: null) leaves nothing of what strategy: lora trains",
         ),
         (
+            ("strategy=[linear_probe, adapter]", "model.image.adapter=null"),
+            "--set: model.image.adapter: null leaves nothing of what strategy: adapter trains: adapter of the image tower;",
+        ),
+        (
             ("strategy={name: last_layers, n: {image: 2}, projections: false, logit_scale: false}", FROZEN),
             "model.image.freeze_layers: -1 leaves nothing of what strategy: last_layers trains: blocks of the image",
         ),

@@ -48,6 +48,7 @@ BASE = {"zero_shot_top1": 0.317, "loss": 4.036}
         ([5.387] * 9, BASE, {"zero_shot_top1": 0.1, "loss": 6.252}, ["0.317 to 0.100", "5.387, well above"]),
         ([2.1] * 9, BASE, {"zero_shot_top1": 0.1, "loss": 2.252}, ["0.317 to 0.100"]),
         ([7.2] * 9, {}, {}, ["7.200, well above chance (3.466)"]),
+        ([5.2, 4.8, 4.4], {}, {}, []),  # where nothing says what the base's was, one that falls is no sign
         ([4.3, 3.0, 2.6], BASE, {"zero_shot_top1": 0.3, "loss": 3.9}, []),  # as a base is before it learns
         ([4.4] * 9, BASE, {"zero_shot_top1": 0.33, "loss": 3.9}, []),
         ([4.9] * 9, BASE, {"zero_shot_top1": 0.26, "loss": 4.9}, []),
@@ -68,7 +69,9 @@ def test_the_rate_stands_beside_what_is_usual() -> None:
     written = config(strategy="last_layers", optim={"lr": 1e-2, "lr_heads": 1e-4})
     assert usual_rates(written) == {"optim.lr": 2e-5, "optim.lr_heads": 1e-4}
     assert "(here optim.lr: 0.01, the strategy's 2e-05)" in str(going_wrong(*sick, written, {}))
-    assert "(here optim.lr: 0.01, the default 1e-05)" in str(going_wrong(*sick, config(optim={"lr": 1e-2}), {}))
+    own = config(optim={"lr": 2e-3, "name": "sgd"})  # as a recipe may say: no strategy, nothing to hold it against
+    assert "(here new 0.002)" in str(going_wrong(*sick, own, {"new": 2e-3}))
+    assert usual_rates(config(strategy="lora")).keys() == {"optim.lr_new"}
     assert "(here image 1e-05, heads 0.0001)" in str(going_wrong(*sick, config(), {"image": 1e-5, "heads": 1e-4}))
     assert usual_rates(config(strategy="differential_lr"))["optim.lr_heads"] == pytest.approx(1e-4)
 
@@ -90,6 +93,6 @@ def test_a_run_that_goes_wrong_is_told_once(write: Write, tmp_path: Path) -> Non
     model, data = {"pretrained": str(good)}, {"train": {"folder": str(lies)}}
     go(write("worse", model=model, data=data, train={"epochs": 3}), shown=shown)
     words = " ".join(said(shown).split())
-    assert words.count("the usual cause is a rate far too high (here optim.lr: 0.001, the default 1e-05)") == 1
+    assert words.count("the usual cause is a rate far too high (here image 0.001, text 0.001, heads 0.001)") == 1
     assert "zero-shot top-1 fell from the base's" in words
     assert words.index("Stop with Ctrl-C and start anew") > words.index("epoch 1/3")

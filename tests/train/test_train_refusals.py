@@ -156,6 +156,13 @@ def test_a_run_that_is_worse_than_its_base_says_what_to_try(write: Write, tmp_pa
     assert commands == ["interpolate", "evaluate", "predict"]
     assert f"clipft interpolate {run}" in words
 
+    shown = view()  # between a base and prompt vectors lies nothing
+    model |= {"image": {"freeze_backbone": False}, "text": {"prompt": {"length": 2}, "freeze_backbone": False}}
+    go(write("worse", model=model, data=data, train={"epochs": 2}), shown=shown)
+    commands = [line.split()[1] for line in said(shown).splitlines() if line.startswith("   clipft ")]
+    assert "the base was better" in said(shown)
+    assert commands == ["evaluate", "predict", "export"]
+
 
 @pytest.mark.parametrize("place", ["file.txt", "file.txt/run"])
 def test_a_run_that_can_be_no_folder_is_refused_at_once(write: Write, tmp_path: Path, place: str) -> None:

@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 from train_runs import Write, go, lines, said, same, stop_after, view, weights, with_stages
 
+from clipft.cli.looking import _report_plan
 from clipft.config.load import load_config
 from clipft.config.schema import Config
 from clipft.config.stages import stage_configs
@@ -217,6 +218,9 @@ def test_a_pattern_may_be_meant_for_another_stage(write: Write) -> None:
         assert not any("optim.groups" in note for note in second.notes)
         assert {p.lr for p in second.trainable if p.group == "classifier"} == {5e-3}
         assert (first.warnings, second.warnings) == ((), ())
+    assert (
+        _report_plan(load_config(with_stages(write(optim=HEAD_RATE), *THEN_HEAD))).plan == report_plans(config)[0].plan
+    )
 
 
 @pytest.mark.parametrize("read", [prepare_stages, report_plans])
