@@ -293,7 +293,7 @@ def test_last_layers_of_no_tower() -> None:
         ),
         (
             ("strategy=[linear_probe, adapter]", "model.image.adapter=null"),
-            "--set: model.image.adapter: null leaves nothing of what strategy: adapter trains: adapter of the image tower;",
+            "--set: model.image.adapter: null leaves nothing of what strategy: adapter trains: adapter of the image",
         ),
         (
             ("strategy={name: last_layers, n: {image: 2}, projections: false, logit_scale: false}", FROZEN),

@@ -1,6 +1,7 @@
 """Several plans in one run: progressive unfreezing, a head first, a loss that changes."""
 
 import json
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 from train_runs import Write, go, lines, said, same, stop_after, view, weights, with_stages
 
-from clipft.cli.looking import _report_plan
+from clipft.cli import main
 from clipft.config.load import load_config
 from clipft.config.schema import Config
 from clipft.config.stages import stage_configs
@@ -218,9 +219,16 @@ def test_a_pattern_may_be_meant_for_another_stage(write: Write) -> None:
         assert not any("optim.groups" in note for note in second.notes)
         assert {p.lr for p in second.trainable if p.group == "classifier"} == {5e-3}
         assert (first.warnings, second.warnings) == ((), ())
-    assert (
-        _report_plan(load_config(with_stages(write(optim=HEAD_RATE), *THEN_HEAD))).plan == report_plans(config)[0].plan
-    )
+
+
+def test_a_tree_is_drawn_of_a_config_whose_pattern_is_for_a_later_stage(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_stages(write(optim=HEAD_RATE), *THEN_HEAD)
+    monkeypatch.setattr(sys, "argv", ["clipft", "inspect", "--config", str(path), "--tree"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("read", [prepare_stages, report_plans])
