@@ -15,9 +15,9 @@ from typing import Any
 
 from clipft.config.schema import ModelConfig
 from clipft.data.captions import class_prompts
-from clipft.errors import ClipftError, InputError
+from clipft.errors import InputError
 from clipft.export.files import SAME, facts_of, write_classifier, write_folder, write_json
-from clipft.export.fingerprint import apart, probe_whole
+from clipft.export.fingerprint import probe_whole, same_features
 from clipft.export.read import CLASSIFIER, read_export
 from clipft.model.additions import take_out
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, PLAIN_MODEL
@@ -120,13 +120,7 @@ def write_with_additions(partial: Path, out: Path, saved: SavedModel, run: str) 
     write_json(partial / EXPORT_FACTS, facts.to_json())
     again = read_export(partial).clip
     after = probe_whole(again, saved.classes, saved.templates)
-    difference = apart(before, after)
-    if not difference <= SAME:
-        raise ClipftError(
-            f"the export, read back, gives features that differ from the run's by {difference:.1g}, more than "
-            f"{SAME:g}: nothing was written"
-        )
-    return difference
+    return same_features(before, after, SAME, "the export, read back, gives features that")
 
 
 def describe_additions(saved: SavedModel, out: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

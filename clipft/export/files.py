@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clipft.errors import ClipftError
-from clipft.export.fingerprint import apart, fingerprint, probe
+from clipft.export.fingerprint import fingerprint, probe, same_features
 from clipft.export.read import CLASSIFIER, WEIGHTS, Facts
 from clipft.model import textencoder
 from clipft.model.clip_model import ClipModel
@@ -183,13 +183,7 @@ def _compare(clip: ClipModel, again: Any, tokenizer: Any) -> float:
     if plain(again.visual.preprocess_cfg) != plain(clip.preprocess_cfg):
         raise ClipftError(f"open_clip {open_clip.__version__} prepares images otherwise; nothing was written")
     ours, theirs = probe(clip.model, clip.tokenizer), probe(again.eval(), clip.tokenizer)
-    difference = apart(ours, theirs)
-    if not difference <= SAME:
-        raise ClipftError(
-            f"open_clip {open_clip.__version__} loads the export, but its features differ from the run's by "
-            f"{difference:.1g}, more than {SAME:g}: nothing was written"
-        )
-    return difference
+    return same_features(ours, theirs, SAME, f"open_clip {open_clip.__version__} loads the export, but its features")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipft.errors import InputError
+from clipft.errors import ClipftError, InputError
 from clipft.export.tuned import as_open_clip
 from clipft.model.clip_model import ClipModel
 from clipft.model.prompt_layout import PromptTokenizer
@@ -62,9 +62,27 @@ def fingerprint(clip: ClipModel, classes: Sequence[str] = (), templates: Sequenc
     return Fingerprint(image, text, clip.tokenizer.identity())
 
 
-def apart(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
-    """The largest difference between any two numbers of two probes."""
-    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+def same_features(
+    ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], most: float, what: str, advice: str = ""
+) -> float:
+    """The largest difference between any two numbers of two probes, where it is no more than it may be.
+
+    Args:
+        ours: the run's.
+        theirs: of what is to be written of it.
+        most: what it may be.
+        what: the start of the sentence that refuses, up to "differ".
+        advice: the end of it.
+
+    Raises:
+        ClipftError: they are further apart.
+    """
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+    if not difference <= most:
+        raise ClipftError(
+            f"{what} differ from the run's by {difference:.1g}, more than {most:g}: nothing was written{advice}"
+        )
+    return difference
 
 
 def check(what: Path, promised: Fingerprint, found: Fingerprint) -> None:

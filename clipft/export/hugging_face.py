@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipft.errors import ClipftError, InputError
 from clipft.export.files import facts_of, state_dict, write_configs, write_json
-from clipft.export.fingerprint import apart, known_picture, probe
+from clipft.export.fingerprint import known_picture, probe, same_features
 from clipft.export.hf_tokenizer import compare_tokens, read_tokenizer, write_clip_tokenizer, write_siglip_tokenizer
 from clipft.model import textencoder
 from clipft.model.clip_model import ClipModel
@@ -171,12 +171,9 @@ def _compare(folder: Path, clip: ClipModel, form: Form) -> str:
         read = model.eval()(**tokens, pixel_values=known_picture(clip.model))
     theirs: tuple[Tensor, Tensor] = (read.image_embeds, read.text_embeds)
     ours = probe(clip.model, clip.tokenizer)
-    difference = apart(ours, theirs)
-    if not difference <= SAME:
-        raise ClipftError(
-            f"transformers {transformers.__version__} loads the export, but its features differ from the run's by "
-            f"{difference:.1g}, more than {SAME:g}: nothing was written"
-        )
+    difference = same_features(
+        ours, theirs, SAME, f"transformers {transformers.__version__} loads the export, but its features"
+    )
     return (
         f"loaded by transformers and compared: tokens are the same, pixels differ by {levels:.3f} of 255 on average, "
         f"normalised features by at most {difference:.1e}"

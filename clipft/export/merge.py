@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from clipft.errors import ClipftError
-from clipft.export.fingerprint import apart, probe_whole
+from clipft.export.fingerprint import probe_whole, same_features
 from clipft.model.clip_model import ClipModel
 from clipft.model.lora import has_lora, merge_lora
 
@@ -26,10 +25,6 @@ def merge(clip: ClipModel) -> str:
         before = probe_whole(clip)
         merge_lora(clip.model, clip.image, clip.text)
         after = probe_whole(clip)
-    difference = apart(before, after)
-    if not difference <= SAME:
-        raise ClipftError(
-            f"the model with its LoRA merged gives features that differ by {difference:.1g} from the run's, more than "
-            f"{SAME:g}: nothing was written; if weights have grown very large, take an earlier checkpoint of the run"
-        )
+    advice = "; if weights have grown very large, take an earlier checkpoint of the run"
+    difference = same_features(before, after, SAME, "the model with its LoRA merged gives features that", advice)
     return f"LoRA merged into the weights: normalised features differ by at most {difference:.1e}; "

@@ -11,7 +11,7 @@ from clipft.errors import ClipftError, InputError
 from clipft.export.adapter_file import AdapterFile, is_adapter_file, put_on, read_adapter_file
 from clipft.export.base import plain_base
 from clipft.export.files import SAME, classifier_settings, facts_of, plain
-from clipft.export.fingerprint import apart, probe_whole
+from clipft.export.fingerprint import probe_whole, same_features
 from clipft.export.write import Written
 from clipft.model.build import build
 from clipft.model.clip_model import ClipModel
@@ -105,10 +105,4 @@ def _changed(saved: SavedModel, base: ClipModel) -> dict[str, torch.Tensor]:
 
 def _difference(saved: SavedModel, again: ClipModel) -> float:
     ours, theirs = (probe_whole(clip, saved.classes, saved.templates) for clip in (saved.clip, again))
-    difference = apart(ours, theirs)
-    if not difference <= SAME:
-        raise ClipftError(
-            f"the file, put on its base, gives features that differ from the run's by {difference:.1g}, more than "
-            f"{SAME:g}: nothing was written"
-        )
-    return difference
+    return same_features(ours, theirs, SAME, "the file, put on its base, gives features that")

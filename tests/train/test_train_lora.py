@@ -115,7 +115,7 @@ def test_an_export_that_answers_otherwise_is_refused(
     run = go(lora_run(write, write_native(tmp_path / "base")), "train.epochs=1").folder
     with monkeypatch.context() as patch:
         patch.setattr(merge, "SAME", -1.0)
-        with pytest.raises(ClipftError, match="the model with its LoRA merged gives features that differ by"):
+        with pytest.raises(ClipftError, match="the model with its LoRA merged gives features that differ from the run"):
             export(str(run), tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
