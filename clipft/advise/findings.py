@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from clipft.advise.class_names import Wording
 from clipft.advise.rules import SHOTS, Goal
 from clipft.data.captions import CaptionReport
-from clipft.data.names import counted, some
 from clipft.data.sighting import Sighting
+from clipft.words import counted, some
 
 UNEQUAL = 10
 """The largest class has so many times the smallest one's images: strongly unequal (ours)."""

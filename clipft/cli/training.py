@@ -95,11 +95,11 @@ def freeze_report(
 
     loaded = load_config(config, overrides or (), need_data=False)
 
-    from clipft.data.names import counted
     from clipft.report.console import result
     from clipft.report.freeze_table import print_every_parameter, print_freeze_report, print_note
     from clipft.report.strategy_view import print_strategy, strategy_lines
     from clipft.train.plan_report import report_plans
+    from clipft.words import counted
 
     with loaded.places():
         reports = report_plans(loaded.config, with_cost=as_json or not every)

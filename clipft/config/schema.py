@@ -7,7 +7,7 @@ Transformer-based Masked Language-models, ACL 2022), FT-CLIP (CLIP Itself is a S
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -33,6 +33,8 @@ ImageSize = Annotated[int, Field(ge=1)] | Annotated[tuple[PositiveInt, PositiveI
 
 FREEZE_KEYS = ("freeze_pattern", "freeze_layers", "freeze_backbone")
 """What of a backbone is frozen; of those that one level sets the first wins."""
+FREEZES_ALL: Mapping[str, object] = {"freeze_pattern": "all", "freeze_layers": -1, "freeze_backbone": True}
+"""The value of each that freezes a whole backbone."""
 
 
 class LogitScaleConfig(Section):
@@ -104,8 +106,7 @@ class TowerConfig(Section):
     def stopped_by(self) -> str | None:
         """The freeze key that lets nothing of the backbone train; None where there is none."""
         key = next((key for key in FREEZE_KEYS if getattr(self, key) is not None), "freeze_backbone")
-        whole = {"freeze_pattern": "all", "freeze_layers": -1, "freeze_backbone": True}[key]
-        return key if getattr(self, key) == whole else None
+        return key if getattr(self, key) == FREEZES_ALL[key] else None
 
     @property
     def stands_still(self) -> bool:

@@ -20,9 +20,9 @@ from clipft.data.augment import Transform
 from clipft.data.captions import training_text
 from clipft.data.decoding import Decoded, EvalItems, RowFault, TrainItems, as_it_is, start_worker
 from clipft.data.draws import ORDER, shuffled
-from clipft.data.names import some
 from clipft.data.rows import Rows
 from clipft.errors import ClipftError, InputError
+from clipft.words import some
 
 MAX_WORKERS = 8
 

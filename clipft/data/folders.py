@@ -14,9 +14,10 @@ from clipft.config.paths import missing_path
 from clipft.config.source_schema import FolderSource, SidecarSource
 from clipft.data.columns import TextColumn, TextColumnBuilder
 from clipft.data.images import SUFFIXES
-from clipft.data.names import counted, natural_key, some
+from clipft.data.names import natural_key
 from clipft.data.rows import FileImages, Rows
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test", "training", "testing"})
 MAX_CAPTION_BYTES = 1 << 16

@@ -17,10 +17,11 @@ from clipft.config.paths import missing_path
 from clipft.config.source_schema import SOURCES, FolderSource, SidecarSource, Source, TableSource
 from clipft.data.folders import SPLITS, hidden, walk
 from clipft.data.images import SUFFIXES
-from clipft.data.names import counted, is_text, natural_key, some
+from clipft.data.names import is_text, natural_key
 from clipft.data.sources import parse_data_option
 from clipft.data.table_guess import VAL, guess_table
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
 SAMPLE = 20

@@ -7,9 +7,9 @@ import time
 import numpy as np
 
 from clipft.data.images import ImageFault
-from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 MOST_SECONDS = 5.0
 """A header takes 0.05 ms, 0.3 ms where the file is not in memory yet (2 cores, JPEGs of 400 x 300); a longer check

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from clipft.config.hints import nearest
-from clipft.data.names import some
 from clipft.data.rows import Rows
 from clipft.errors import InputError
+from clipft.words import some
 
 NovelClasses = Literal["half"] | tuple[str, ...]
 """`half`, the second half of the classes in their order, or their names."""

@@ -14,8 +14,9 @@ from PIL import Image
 from clipft.config.hints import nearest
 from clipft.data.columns import Ints, TextColumn
 from clipft.data.images import check_image, read_image
-from clipft.data.names import natural_key, some
+from clipft.data.names import natural_key
 from clipft.errors import InputError
+from clipft.words import some
 
 TAIL_BYTES = 4096
 

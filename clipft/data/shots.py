@@ -7,9 +7,9 @@ import numpy as np
 from clipft.config.data_schema import ShotsConfig
 from clipft.data.columns import Ints
 from clipft.data.draws import SHOTS, draw
-from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 
 def few_shots(rows: Rows, shots: ShotsConfig) -> tuple[Rows, tuple[str, ...]]:

@@ -16,13 +16,13 @@ from clipft.config.source_schema import SOURCES, FolderSource, HandsSource, Side
 from clipft.data.folders import read_folder, read_sidecar
 from clipft.data.hands import read_hands
 from clipft.data.identity import Identified, identify
-from clipft.data.names import counted, some
 from clipft.data.novel import NovelClasses, base_to_novel, with_strangers
 from clipft.data.rows import Rows
 from clipft.data.shots import few_shots
 from clipft.data.splits import hold_out, overlap_note
 from clipft.data.table_rows import read_table
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 __all__ = [
     "Rows",

@@ -6,9 +6,9 @@ import numpy as np
 
 from clipft.data.columns import Ints
 from clipft.data.draws import HOLD_OUT, shuffled
-from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 
 def hold_out(rows: Rows, fraction: float, seed: int) -> tuple[Ints, Ints]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from clipft.config.source_schema import TableSource
 from clipft.data.images import SUFFIXES
-from clipft.data.names import some
 from clipft.data.tables import Table, open_table
 from clipft.errors import InputError
+from clipft.words import some
 
 SAMPLE = 20
 """Rows whose cells are looked at."""

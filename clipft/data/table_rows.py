@@ -17,10 +17,11 @@ import numpy as np
 from clipft.config.hints import nearest
 from clipft.config.source_schema import TableSource
 from clipft.data.columns import Ints, TextColumn, TextColumnBuilder
-from clipft.data.names import counted, natural_key, some
+from clipft.data.names import natural_key
 from clipft.data.rows import FileImages, Rows
 from clipft.data.tables import SHOWN, Table, open_table
 from clipft.errors import InputError
+from clipft.words import counted, some
 
 _FIELD = re.compile(r"\{([^{}]+)\}")
 

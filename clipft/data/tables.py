@@ -15,8 +15,8 @@ from typing import Any
 
 from clipft.config.hints import nearest
 from clipft.config.paths import missing_path
-from clipft.data.names import some
 from clipft.errors import InputError
+from clipft.words import some
 
 SEPARATORS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 SAMPLE_BYTES = 1 << 16

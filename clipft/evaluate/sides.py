@@ -12,7 +12,6 @@ import torch
 from clipft.config.schema import Config
 from clipft.config.source_schema import Source
 from clipft.config.stages import classifier_init
-from clipft.data.names import some
 from clipft.data.novel import novel_of
 from clipft.data.rows import Rows
 from clipft.data.sources import read_keep, read_source, read_splits, trained_on
@@ -25,6 +24,7 @@ from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
 from clipft.model.encode import Autocast
 from clipft.model.runfiles import Which
+from clipft.words import some
 
 T = TypeVar("T")
 

@@ -191,9 +191,14 @@ def greedy(order: Sequence[int], value_of: Callable[[tuple[int, ...]], float], *
 def _watched(pot: Pot) -> tuple[Rows | None, tuple[str, ...]]:
     """What all the runs watch for forgetting, if they do, and what to say of it (P62)."""
     config = pot.checkpoints[0].config
-    if any(other.config.evaluate.keep != config.evaluate.keep for other in pot.checkpoints[1:]):
-        return None, ("what is kept is not measured: the runs have different evaluate.keep",)
-    return (None, ()) if config.evaluate.keep is None else keep_rows(config, config.evaluate.keep)
+    if all(checkpoint.config.evaluate.keep is None for checkpoint in pot.checkpoints):
+        return None, ()
+    for key in ("keep", "keep_templates"):
+        first, *others = (getattr(checkpoint.config.evaluate, key) for checkpoint in pot.checkpoints)
+        if any(other != first for other in others):
+            return None, (f"what is kept is not measured: the runs have different evaluate.{key}",)
+    assert config.evaluate.keep is not None
+    return keep_rows(config, config.evaluate.keep)
 
 
 def _with_kept(pot: Pot, soup: Soup, rows: Rows, compute: Compute) -> Soup:

@@ -26,11 +26,11 @@ from clipft.export.read import FORMAT, Facts, fill_in
 from clipft.model.additions import add_new, new_names
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
-from clipft.model.names import listed
 from clipft.model.share import put_in_place, share
 from clipft.model.tensor_file import write_tensors
 from clipft.model.text_prompt import prompted
 from clipft.model.towers import towers_of
+from clipft.words import some
 
 _METADATA = "clipft"
 _CLASSIFIER = "classifier."
@@ -122,7 +122,7 @@ def put_on(base: ClipModel, base_sha256: str, file: AdapterFile, path: Path) -> 
     own = base.model.state_dict()
     changed = {name: tensor for name, tensor in file.tensors.items() if name in own}
     if odd := [name for name, tensor in changed.items() if tensor.shape != own[name].shape]:
-        raise InputError(f"{path}: has tensors of another shape than {base.base}: {listed(odd)}; export the run again")
+        raise InputError(f"{path}: has tensors of another shape than {base.base}: {some(odd, 5)}; export the run again")
     for name, tensor in changed.items():
         put_in_place(model, name, tensor)
     image, text = towers_of(model, image_dropout=config.image.dropout, text_dropout=config.text.dropout)

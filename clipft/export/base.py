@@ -16,9 +16,9 @@ from clipft.model.build import build
 from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import LOCAL_DIR
 from clipft.model.lora import merge_lora
-from clipft.model.names import listed
 from clipft.model.recipe import HF_HUB
 from clipft.model.saved import load_saved
+from clipft.words import some
 
 _EXPECTED = (
     f"expected {LOCAL_DIR}PATH, {HF_HUB}NAME, ARCHITECTURE:TAG such as ViT-B-32:laion2b_s34b_b79k, a run, an exported "
@@ -62,7 +62,7 @@ def open_base(name: str) -> ClipModel:
         return build(ModelConfig(name=architecture, pretrained=tag), seed=0)
     if name in open_clip.list_models():
         tags = open_clip.list_pretrained_tags_by_model(name)
-        known = f"; its tags are {listed(tags)}" if tags else ""
+        known = f"; its tags are {some(tags, 5)}" if tags else ""
         raise InputError(f"{name}: is an architecture and has no weights of its own; write {name}:TAG or FILE{known}")
     raise InputError(f"{name}: {'is a file' if path.exists() else 'does not exist'}; {_EXPECTED}")
 

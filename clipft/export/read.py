@@ -25,7 +25,7 @@ from clipft.model.build import build
 from clipft.model.classifier import Classifier
 from clipft.model.clip_model import ClipModel
 from clipft.model.config_files import ADDITIONS, EXPORT_FACTS, LOCAL_DIR, PLAIN_MODEL, config_path
-from clipft.model.names import listed
+from clipft.words import some
 
 WEIGHTS = "open_clip_model.safetensors"  # the name that open_clip looks for first
 CLASSIFIER = "classifier.safetensors"
@@ -144,7 +144,7 @@ def fill_in(model: nn.Module, names: tuple[str, ...], tensors: Mapping[str, Tens
     fits = {n for n, p in parameters.items() if n in tensors and tensors[n].shape == p.shape}
     if odd := sorted((parameters.keys() | tensors.keys()) - fits):
         raise InputError(
-            f"{source}: does not hold the parameters that its config describes; these differ: {listed(odd)}; export "
+            f"{source}: does not hold the parameters that its config describes; these differ: {some(odd, 5)}; export "
             "the run again"
         )
     for name, parameter in parameters.items():

@@ -14,8 +14,8 @@ from clipft.export.adapter_file import AdapterFile, put_on, read_adapter_file
 from clipft.export.tuned import OpenClipLike, as_open_clip
 from clipft.model.clip_model import ClipModel
 from clipft.model.hashes import model_sha256
-from clipft.model.names import listed
 from clipft.model.tokenizer import Tokenizer
+from clipft.words import some
 
 
 class SharedBaseClip(OpenClipLike):
@@ -51,7 +51,7 @@ class SharedBaseClip(OpenClipLike):
             InputError: there is none of this name.
         """
         if name not in self._numbers:
-            raise InputError(f"use: there is no adapter {name!r}; there are {listed(self.names) or 'none'}")
+            raise InputError(f"use: there is no adapter {name!r}; there are {some(self.names, 5) or 'none'}")
         self.in_use = name
 
     @property

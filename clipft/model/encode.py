@@ -18,7 +18,7 @@ from clipft.model.clip_model import ClipModel
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context that towers run in, such as a precision's autocast."""
 
-TEXTS_AT_ONCE = 256
+TEXTS_AT_ONCE = 256  # the same everywhere, since the bits of a feature hang on the size of the call
 
 
 @contextmanager

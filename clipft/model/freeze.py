@@ -12,23 +12,17 @@ from math import prod
 from torch import nn
 
 from clipft.config.optim_schema import OptimConfig
-from clipft.config.schema import FREEZE_KEYS, LogitScaleConfig, ModelConfig, TowerConfig
+from clipft.config.schema import FREEZE_KEYS, FREEZES_ALL, LogitScaleConfig, ModelConfig, TowerConfig
 from clipft.config.values import resolve_layers
 from clipft.errors import InputError
 from clipft.model.freeze_words import Frozen, ignored_keys, line_of, narrowed_line, parts_taken, unreached_line
 from clipft.model.kinds import kept_of
-from clipft.model.names import of_tensors
 from clipft.model.patterns import matches_nothing, names_matching
 from clipft.model.plan import ParameterPlan, Plan, Shape
 from clipft.model.rates import Rate, rates
 from clipft.model.tower import NOT_IN_LOSS, Tower, owners
+from clipft.words import counted
 
-_WHOLE: Mapping[str, tuple[object, ...]] = {
-    "freeze_pattern": ("all",),
-    "freeze_layers": (-1,),
-    "freeze_backbone": (True,),
-}
-"""The values of the freeze keys that freeze a whole backbone."""
 _SCALES = ("logit_scale", "logit_bias")
 
 
@@ -138,7 +132,7 @@ def _decide(model: nn.Module, tower: Tower, section: TowerConfig, *, projects: b
 def _unreached(model: nn.Module, tower: Tower, section: TowerConfig) -> _Decision:
     """A tower that the loss does not look at; its keys must make sense all the same."""
     _narrowed(model, tower, section, _by_keys(tower, section))
-    asked = [key for key in _set_keys(section) if getattr(section, key) not in _WHOLE[key]]  # the others agree
+    asked = [key for key in _set_keys(section) if getattr(section, key) != FREEZES_ALL[key]]  # the others agree
     line = unreached_line(tower, _shapes(model)) + ignored_keys(section, asked)
     return _Decision(dict.fromkeys(tower.names(), NOT_IN_LOSS), line, ())
 
@@ -240,7 +234,7 @@ def _decoder_notes(decoder: Mapping[str, str], loss: str) -> list[str]:
     if not decoder:
         return []
     return [
-        f"the decoder is frozen, {of_tensors(len(decoder))}: of CoCa's two losses the {loss} one is on and the "
+        f"the decoder is frozen, {counted(len(decoder), 'tensor')}: of CoCa's two losses the {loss} one is on and the "
         f"captioning one is off ({NOT_IN_LOSS}), so what the model writes about an image is no longer "
         "fitted to its features"
     ]

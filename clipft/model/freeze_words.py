@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 
 from clipft.config.schema import TowerConfig
-from clipft.model.names import of_tensors
 from clipft.model.plan import Shape, block_number
 from clipft.model.tower import NOT_IN_LOSS, Tower
+from clipft.words import counted
 
 Shapes = Mapping[str, Shape]
 
@@ -34,7 +34,7 @@ class Frozen:
 def line_of(tower: Tower, frozen: Frozen, shapes: Shapes) -> str:
     """The report's line about a tower's backbone."""
     names = tower.backbone_names()
-    tensors, size = of_tensors(len(names)), _size(names, shapes)
+    tensors, size = counted(len(names), "tensor"), _size(names, shapes)
     part = f"{_size(frozen.names, shapes)} of {size} parameters"
     if not frozen.names:
         stuck = len(tower.untrained)
@@ -53,16 +53,16 @@ def narrowed_line(tower: Tower, frozen: Frozen, kinds: Sequence[str], left: Sequ
     """The report's line about a backbone of which `train_only` leaves the parameters `left` training."""
     names, what = tower.backbone_names(), " and ".join(kinds)
     if frozen.names:
-        counted = f"{of_tensors(len(left))}, {_size(left, shapes)} parameters"
-        return f"{line_of(tower, frozen, shapes)}; of the rest only {what} train ({counted})"
-    counted = f"{len(left)} of {of_tensors(len(names))}, {_size(left, shapes)} of {_size(names, shapes)} parameters"
-    return f"only the backbone's {what} train ({counted})"
+        part = f"{counted(len(left), 'tensor')}, {_size(left, shapes)} parameters"
+        return f"{line_of(tower, frozen, shapes)}; of the rest only {what} train ({part})"
+    part = f"{len(left)} of {counted(len(names), 'tensor')}, {_size(left, shapes)} of {_size(names, shapes)} parameters"
+    return f"only the backbone's {what} train ({part})"
 
 
 def unreached_line(tower: Tower, shapes: Shapes) -> str:
     """The line of a tower that the loss does not look at."""
     names = tower.names()
-    return f"froze all {of_tensors(len(names))}: {NOT_IN_LOSS} ({_size(names, shapes)} parameters)"
+    return f"froze all {counted(len(names), 'tensor')}: {NOT_IN_LOSS} ({_size(names, shapes)} parameters)"
 
 
 def ignored_keys(section: TowerConfig, keys: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from timm.layers import AttentionPoolLatent
 from torch import nn
 
 from clipft.model.hf_names import Family, misfit
-from clipft.model.names import listed
+from clipft.words import some
 
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 """The class in transformers of each family."""
@@ -107,8 +107,8 @@ def _has_attention_pool(trunk: nn.Module) -> bool:
 def _of_names(names: list[str], family: Family) -> Iterator[str]:
     missing, extra = misfit(names, family)
     if missing or extra:
-        parts = [f"has no place for {listed(extra, 3)}"] if extra else []
-        parts += [f"needs {listed(missing, 3)}"] if missing else []
+        parts = [f"has no place for {some(extra, 3)}"] if extra else []
+        parts += [f"needs {some(missing, 3)}"] if missing else []
         yield f"{CLASSES[family]} {' and '.join(parts)}"
 
 

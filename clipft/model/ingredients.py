@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from clipft.config.stages import classifier_init
 from clipft.errors import InputError
 from clipft.model.fill import is_drawn
-from clipft.model.names import listed
 from clipft.model.recipe import recipe_of
 from clipft.model.runfiles import Checkpoint
+from clipft.words import some
 
 
 def refuse_to_mix(one_name: str, one: Checkpoint, other_name: str, other: Checkpoint) -> None:
@@ -77,4 +77,4 @@ def _other_tensors(one: Checkpoint, other: Checkpoint) -> Iterator[str]:
     trained = {*one.state["saved"], *other.state["saved"]}
     moved = [name for name in ours if name in theirs and name not in trained and ours[name] != theirs[name]]
     if moved:
-        yield f"another base: {len(moved)} frozen tensors differ ({listed(moved)})"
+        yield f"another base: {len(moved)} frozen tensors differ ({some(moved, 5)})"

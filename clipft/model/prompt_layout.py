@@ -21,8 +21,8 @@ import torch
 
 from clipft.config.additions_schema import TextPromptConfig
 from clipft.errors import InputError
-from clipft.model.names import listed
 from clipft.model.tokenizer import Tokenizer
+from clipft.words import some
 
 _KEY = "model.text.prompt"
 
@@ -116,7 +116,7 @@ class PromptTokenizer(Tokenizer):
         if self._class_specific and (strange := [name for name in classes if name not in self._numbers]):
             raise InputError(
                 f"{_KEY}.class_specific: there are vectors for the {len(self._numbers)} classes of the training "
-                f"({listed(self._numbers)}) and none for {listed(strange)}; name those classes only, or train with "
+                f"({some(self._numbers, 5)}) and none for {some(strange, 5)}; name those classes only, or train with "
                 "class_specific: false"
             )
         new: dict[str, tuple[str, str]] = {}
@@ -185,7 +185,7 @@ class PromptTokenizer(Tokenizer):
         length = self.context_length - needs[text]
         shorter = f", or write length: {length} or less" if length > 0 else ""
         raise InputError(
-            f"{_KEY}.length: {len(names)} of {total} class names no longer fit ({listed(names)}): {text!r} needs "
+            f"{_KEY}.length: {len(names)} of {total} class names no longer fit ({some(names, 5)}): {text!r} needs "
             f"{needs[text]} tokens with start and end, and beside {self.length} vectors {self.room} of the "
             f"{self.context_length} are left; shorten it (data.class_names, data.templates){shorter}"
         )

@@ -20,12 +20,12 @@ from clipft.model.construct import draw, make_tokenizer
 from clipft.model.fill import Filled, fill
 from clipft.model.hashes import tensor_sha256
 from clipft.model.lora import has_lora, merge_lora
-from clipft.model.names import listed
 from clipft.model.recipe import Recipe, recipe_of, sizes_of
 from clipft.model.resize import resize
 from clipft.model.runfiles import STATE, WEIGHTS, Checkpoint, open_checkpoint
 from clipft.model.text_prompt import prompted
 from clipft.model.weights import load_into
+from clipft.words import some
 
 
 def restore(checkpoint: Checkpoint) -> ClipModel:
@@ -67,16 +67,18 @@ def lay_over(model: nn.Module, saved: dict[str, Tensor], checkpoint: Checkpoint)
     wanted = model.state_dict()
     odd = [name for name, tensor in saved.items() if name not in wanted or wanted[name].shape != tensor.shape]
     if odd:
-        raise InputError(f"{checkpoint.folder / WEIGHTS}: has tensors that the run's model does not: {listed(odd)}")
+        raise InputError(f"{checkpoint.folder / WEIGHTS}: has tensors that the run's model does not: {some(odd, 5)}")
     model.load_state_dict({**wanted, **saved})
     promised = checkpoint.state["weights_sha256"]
     differing = [name for name, tensor in model.state_dict().items() if promised.get(name) != tensor_sha256(tensor)]
     if damaged := [name for name in differing if name in saved]:
-        raise InputError(f"{checkpoint.folder}: {WEIGHTS} and {STATE} do not belong together: {listed(damaged)} differ")
+        raise InputError(
+            f"{checkpoint.folder}: {WEIGHTS} and {STATE} do not belong together: {some(damaged, 5)} differ"
+        )
     if differing:
         raise InputError(
             f"{checkpoint.run}: the base ({checkpoint.state['base']}) is not the one this run started from: "
-            f"{len(differing)} frozen tensors differ ({listed(differing, 3)}); put the old base back where the run's "
+            f"{len(differing)} frozen tensors differ ({some(differing, 3)}); put the old base back where the run's "
             "config.yaml names it"
         )
 

@@ -19,7 +19,7 @@ from clipft.config.schema import Config
 from clipft.errors import InputError
 from clipft.model.hashes import file_sha256
 from clipft.model.json_file import read_object
-from clipft.model.names import listed
+from clipft.words import some
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -61,7 +61,7 @@ class Checkpoint:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
         if odd := sorted(set(tensors) ^ set(self.state["saved"])):
-            raise InputError(f"{path}: does not hold the tensors that {STATE} lists; these differ: {listed(odd)}")
+            raise InputError(f"{path}: does not hold the tensors that {STATE} lists; these differ: {some(odd, 5)}")
         return tensors
 
 

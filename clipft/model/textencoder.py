@@ -20,7 +20,7 @@ from torch import nn
 from clipft.errors import InputError
 from clipft.model.families.common import HUGGING_FACE_TYPES
 from clipft.model.hub import fetch, fetch_beside
-from clipft.model.names import listed
+from clipft.words import some
 
 CONFIG = "config.json"
 _ENCODER_DECODERS = ("mt5", "m2m_100")
@@ -137,10 +137,10 @@ def load_encoder(folder: Path, name: str, *, with_pooler: bool, what: str) -> tu
     encoder = encoder.encoder if whole else encoder
     if missing := sorted(key for key in info["missing_keys"] if not (whole and key.startswith("decoder."))):
         raise InputError(
-            f"{what}: the weights in {folder} lack {len(missing)} tensors of the encoder: {listed(missing)}; {instead}"
+            f"{what}: the weights in {folder} lack {len(missing)} tensors of the encoder: {some(missing, 5)}; {instead}"
         )
     unexpected = sorted(info["unexpected_keys"])
-    aside = f"{what}: left aside {len(unexpected)} tensors the encoder has no place for: {listed(unexpected)}"
+    aside = f"{what}: left aside {len(unexpected)} tensors the encoder has no place for: {some(unexpected, 5)}"
     return encoder, ((aside,) if unexpected else ())
 
 

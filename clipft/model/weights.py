@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from clipft.errors import InputError
 from clipft.model.layouts import PART_OF_A_RUN, recognise
-from clipft.model.names import listed
+from clipft.words import some
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # open_clip's training loop and common others
@@ -81,7 +81,7 @@ def load_into(
         found = replace(found, name=layout) if layout else found
         raise InputError(f"{source} does not fit {name}: {'; '.join(faults)}; {found}")
     model.load_state_dict(given)
-    return (f"{source}: left aside {listed(harmless)}, which the model computes itself",) if harmless else ()
+    return (f"{source}: left aside {some(harmless, 5)}, which the model computes itself",) if harmless else ()
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
         raise InputError(f"{path}: holds a {type(content).__name__}, not a dict of tensors by name")
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
-            aside = listed(str(key) for key in content if key != wrapper)
+            aside = some((str(key) for key in content if key != wrapper), 5)
             note = f"{path}: took the weights under {wrapper!r}" + (f" and left aside {aside}" if aside else "")
             return _only_tensors(path, content[wrapper]), note
     return _only_tensors(path, content), ""
@@ -150,7 +150,7 @@ def _unwrap(path: Path, content: object) -> tuple[dict[str, Tensor], str]:
 def _only_tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
     others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise InputError(f"{path}: expected tensors by name, but these are none: {listed(others)}")
+        raise InputError(f"{path}: expected tensors by name, but these are none: {some(others, 5)}")
     if not content:
         raise InputError(f"{path}: holds no tensors")
     return {str(key): value for key, value in content.items()}
@@ -181,7 +181,7 @@ def _faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[s
         if key in given and given[key].shape != wanted[key].shape
     ]
     counted = ((missing, "missing"), (unexpected, "unexpected"), (other, "of another shape"))
-    return [f"{len(keys)} {kind} ({listed(keys)})" for keys, kind in counted if keys]
+    return [f"{len(keys)} {kind} ({some(keys, 5)})" for keys, kind in counted if keys]
 
 
 def _is_part(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:

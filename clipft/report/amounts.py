@@ -7,7 +7,7 @@ import re
 from clipft.errors import InputError
 
 
-def counted(number: int) -> str:
+def grouped(number: int) -> str:
     """A whole number with its thousands separated: 151,277,313."""
     return f"{number:,}"
 

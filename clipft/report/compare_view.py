@@ -13,7 +13,7 @@ from rich.text import Text
 
 from clipft.model.describe import ModelFacts
 from clipft.model.forward_cost import ForwardCost, ModelCost
-from clipft.report.amounts import counted, in_bytes
+from clipft.report.amounts import grouped, in_bytes
 from clipft.report.inspect_view import PARTS, SIZES, part_sizes
 
 _LABEL = 18
@@ -67,9 +67,9 @@ def _rows(one: Measured, other: Measured) -> Iterator[_Row]:
         sizes = [part_sizes(side.facts.parts, tower) for side in (one, other)]
         for part in PARTS:
             if any(part in size for size in sizes):
-                yield _Row(part, *(counted(s[part]) if part in s else "-" for s in sizes))
+                yield _Row(part, *(grouped(s[part]) if part in s else "-" for s in sizes))
     yield _Row("both")
-    yield _Row("parameters", *(counted(side.facts.parameters) for side in (one, other)))
+    yield _Row("parameters", *(grouped(side.facts.parameters) for side in (one, other)))
     yield _Row("initial scale", *(f"{side.facts.logit_scale:.3f}" for side in (one, other)))
     biases = [side.facts.logit_bias for side in (one, other)]
     if any(bias is not None for bias in biases):

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from clipft.model.cost import Cost
 from clipft.model.describe import backward_reach, memory
-from clipft.model.names import of_tensors
 from clipft.model.plan import ParameterPlan, Plan, block_number
-from clipft.report.amounts import counted, in_bytes, in_flops, share
+from clipft.report.amounts import grouped, in_bytes, in_flops, share
+from clipft.words import counted
 
 _HEADINGS = ("part", "tensors", "parameters", "trainable", "lr", "share / why")
 _INDENT = 7  # of what is said about a tower
@@ -34,7 +34,7 @@ def print_freeze_report(
     """
     totals = plan.totals()
     names = dict.fromkeys((plan.model, base))  # a local-dir: is its own base
-    console.print(Text(" · ".join([*names, f"{counted(totals['parameters'])} parameters"]), style="bold"))
+    console.print(Text(" · ".join([*names, f"{grouped(totals['parameters'])} parameters"]), style="bold"))
     console.print()
     for tower, line in plan.lines.items():
         for row in _wrapped(tower, line, console.width):
@@ -111,7 +111,7 @@ def _rows(plan: Plan) -> list[_Row]:
         indent = "   " if is_tower else " "
         rows += [_row(f"{indent}{part}", parameters, total["parameters"]) for part, parameters in parts]
     trains = share(total["trainable"], total["parameters"])
-    cells = (counted(len(plan.parameters)), counted(total["parameters"]), counted(total["trainable"]), "")
+    cells = (grouped(len(plan.parameters)), grouped(total["parameters"]), grouped(total["trainable"]), "")
     return [*rows, _Row(" total", cells, "bold", f"{trains} trains")]
 
 
@@ -147,7 +147,7 @@ def _row(part: str, parameters: tuple[ParameterPlan, ...], of: int) -> _Row:
     rates = sorted({p.lr for p in parameters if p.lr is not None})
     lr = rate(rates[0] if rates else None) if len(rates) < 2 else "mixed"
     rules = tuple(sorted({p.rule for p in parameters if p.rule}))
-    cells = (counted(len(parameters)), counted(size), counted(trainable) if trainable else "-", lr)
+    cells = (grouped(len(parameters)), grouped(size), grouped(trainable) if trainable else "-", lr)
     return _Row(part, cells, "green" if trainable else "dim", share(trainable, of) if trainable else "", rules)
 
 
@@ -188,8 +188,8 @@ def _decay(plan: Plan) -> list[str]:
     """How many tensors are pulled to zero, and how strongly; the rest is biases, norms, tables and scales (P31)."""
     counts = Counter(p.weight_decay for p in plan.trainable)
     spared = counts.pop(0.0, 0)
-    said = [f"{decay:g} on {of_tensors(count)}" for decay, count in sorted(counts.items(), reverse=True)]
-    said += [f"none on {counted(spared)}: biases, norms, tables, scales"] if spared else []
+    said = [f"{decay:g} on {counted(count, 'tensor')}" for decay, count in sorted(counts.items(), reverse=True)]
+    said += [f"none on {grouped(spared)}: biases, norms, tables, scales"] if spared else []
     return [" · ".join(said)] if said else []
 
 

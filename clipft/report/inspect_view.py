@@ -13,7 +13,7 @@ from rich.text import Text
 from clipft.model.describe import ModelFacts, PartSize
 from clipft.model.facts import TowerFacts
 from clipft.model.plan import block_number
-from clipft.report.amounts import counted
+from clipft.report.amounts import grouped
 
 _LABEL = 14  # width of the first column
 _COLUMN = 30  # of a tower's
@@ -21,7 +21,7 @@ _COLUMN = 30  # of a tower's
 
 def print_inspection(facts: ModelFacts, console: Console) -> None:
     """The towers' sizes, the parameters by part, the scale of the logits, the exports that fit."""
-    title = f"{facts.name} · {counted(facts.parameters)} parameters · shared space of {counted(facts.image.embed_dim)}"
+    title = f"{facts.name} · {grouped(facts.parameters)} parameters · shared space of {grouped(facts.image.embed_dim)}"
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print()
     _print_line(console, "", "image", "text", style="bold")
@@ -29,7 +29,7 @@ def print_inspection(facts: ModelFacts, console: Console) -> None:
         image, text = words(facts.image), words(facts.text)
         if image or text:
             _print_line(console, label, image or "-", text or "-")
-    both = f"both towers end in {counted(facts.image.embed_dim)} numbers, so that an image and a text can be compared"
+    both = f"both towers end in {grouped(facts.image.embed_dim)} numbers, so that an image and a text can be compared"
     console.print(Text(f"\n {both}"), soft_wrap=True)
     console.print()
     _print_parameters(facts, console)
@@ -66,7 +66,7 @@ def _row(numbers: Sequence[int]) -> str:
 
 
 def _pooled_width(tower: TowerFacts) -> str:
-    return counted(tower.pooled_width) if tower.pooled_width != tower.width else ""
+    return grouped(tower.pooled_width) if tower.pooled_width != tower.width else ""
 
 
 def _heads(tower: TowerFacts) -> str:
@@ -102,21 +102,21 @@ SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
     ("family", lambda tower: tower.family),
     ("depth", _depth),
     ("stage widths", _stage_widths),
-    ("width", lambda tower: counted(tower.width)),
+    ("width", lambda tower: grouped(tower.width)),
     ("heads", _heads),
-    ("MLP width", lambda tower: "" if tower.mlp_width is None else counted(tower.mlp_width)),
+    ("MLP width", lambda tower: "" if tower.mlp_width is None else grouped(tower.mlp_width)),
     ("activation", lambda tower: tower.activation),
     ("input", _input),
     ("patch", lambda tower: "" if tower.patch is None else f"{_by(tower.patch)} pixels"),
     ("a token is", lambda tower: tower.token),
     ("tokens", _tokens),
     ("positions", lambda tower: tower.positions),
-    ("vocabulary", lambda tower: "" if tower.vocabulary is None else counted(tower.vocabulary)),
+    ("vocabulary", lambda tower: "" if tower.vocabulary is None else grouped(tower.vocabulary)),
     ("attention", _sight),
     ("pooling", lambda tower: tower.pooling),
     ("pooled width", _pooled_width),
     ("projection", _projection),
-    ("ends in", lambda tower: counted(tower.embed_dim)),
+    ("ends in", lambda tower: grouped(tower.embed_dim)),
 )
 
 
@@ -125,11 +125,11 @@ SIZES: tuple[tuple[str, Callable[[TowerFacts], str]], ...] = (
 
 def _print_parameters(facts: ModelFacts, console: Console) -> None:
     image, text = (part_sizes(facts.parts, tower) for tower in ("image", "text"))
-    width = max(len(counted(size)) for size in (*image.values(), *text.values()))
+    width = max(len(grouped(size)) for size in (*image.values(), *text.values()))
     _print_line(console, "parameters", f"{'image':>{width}}", f"{'text':>{width}}", style="bold")
     for label in PARTS:
         if label in image or label in text:
-            cells = [counted(sizes[label]) if label in sizes else "-" for sizes in (image, text)]
+            cells = [grouped(sizes[label]) if label in sizes else "-" for sizes in (image, text)]
             _print_line(console, label, *(f"{c:>{width}}" for c in cells), style="bold" if label == "total" else "")
 
     others = [part for part in facts.parts if part.tower not in ("image", "text")]
@@ -138,7 +138,7 @@ def _print_parameters(facts: ModelFacts, console: Console) -> None:
         ("decoder", _DECODER),
     ):
         if size := sum(part.parameters for part in others if part.tower == tower):
-            console.print(Text(f" {_BESIDE[tower]:<{_LABEL}}{counted(size):>{width}}  {words}"), soft_wrap=True)
+            console.print(Text(f" {_BESIDE[tower]:<{_LABEL}}{grouped(size):>{width}}  {words}"), soft_wrap=True)
 
 
 _BESIDE = {"heads": "beside them", "decoder": "decoder"}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from clipft.model.module_tree import Node, OwnTensor
-from clipft.report.amounts import counted
+from clipft.report.amounts import grouped
 
 _LEVELS = {True: 2, False: 1}  # shown below a part: of blocks that are alike one stands for all, so more
 _CUT = "[+]"
@@ -61,7 +61,7 @@ def _module(node: Node, depth: int, *, full: bool, style: str = "", levels: int 
     many = f"{node.count} x " if node.count > 1 else ""
     name = f"{node.name}: " if node.name else ""
     words = [f"{_INDENT * depth}{name}{many}{kind}", "" if node.children else _about(node), _CUT * cut]
-    size = f"{many}{counted(node.parameters)}" if node.parameters else ""
+    size = f"{many}{grouped(node.parameters)}" if node.parameters else ""
     last, own_style = _standing(node)
     style = own_style if node.parameters else style
     yield _Row(" ".join(filter(None, words)), size, last, style)
@@ -79,7 +79,7 @@ def _tensor(tensor: OwnTensor, depth: int) -> _Row:
     last, style = tensor.part, ""
     if tensor.trains is not None:
         last, style = ("trains", "green") if tensor.trains else ("frozen", "dim")
-    return _Row(f"{_INDENT * depth}{tensor.name} {_shape(tensor)}", counted(prod(tensor.shape)), last, style)
+    return _Row(f"{_INDENT * depth}{tensor.name} {_shape(tensor)}", grouped(prod(tensor.shape)), last, style)
 
 
 def _is_silent(node: Node) -> bool:
@@ -113,7 +113,7 @@ def _standing(node: Node) -> tuple[str, str]:
         return "", ""
     if node.trainable == node.parameters:
         return "trains", "green"
-    return ("frozen", "dim") if not node.trainable else (f"{counted(node.trainable)} train", "")
+    return ("frozen", "dim") if not node.trainable else (f"{grouped(node.trainable)} train", "")
 
 
 def _print(rows: Sequence[_Row], console: Console) -> None:

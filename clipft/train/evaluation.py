@@ -52,6 +52,7 @@ class Evaluations:
             adapter the higher of what they are to the base and to the model with these.
         latest: the figures of the newest evaluation.
         best: the figures of the best one.
+        unreadable: paths of images that were told of, so that each is named once.
     """
 
     prepared: Prepared
@@ -66,9 +67,9 @@ class Evaluations:
     first_similarity: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     on_best: Callable[[], None] = lambda: None
     _latest_step: int = field(init=False, default=0)
-    _named: set[str] = field(init=False, default_factory=set)
     _warned: bool = field(init=False, default=False)
     _behind_said: bool = field(init=False, default=False)
 
@@ -78,8 +79,7 @@ class Evaluations:
         with clip.as_base():  # it has no vectors and no feature adapter; those of now are drawn
             found, kept = self._measure()
         self.base, self.first_similarity = _figures(found, kept), found.similarity
-        towers = (clip.image, clip.text)
-        if any(t.prompt is not None or t.feature_adapter is not None for t in towers):  # they can make all look alike
+        if (clip.image.drawn | clip.text.drawn) - {"projection"}:  # what is added and drawn can make all look alike
             drawn = self._on(self.rows, self.prepared.config.data.templates).similarity
             self.first_similarity = {name: max(value, drawn[name]) for name, value in found.similarity.items()}
         self.table_head()
@@ -200,7 +200,7 @@ class Evaluations:
             )
         set_modes(started.clip.model, self.prepared.plan, training=True)
         tell_unreadable(
-            measurement.faults, measurement.data, len(rows), config.data.max_bad_fraction, self.view, self._named
+            measurement.faults, measurement.data, len(rows), config.data.max_bad_fraction, self.view, self.unreadable
         )
         return measurement
 
@@ -209,7 +209,7 @@ class Evaluations:
         if what is None:
             return
         clip = self.started.clip
-        if clip.random or clip.image.projection_is_new or clip.text.projection_is_new:
+        if clip.random or "projection" in clip.image.drawn | clip.text.drawn:
             if not self._warned:
                 self.view.warn(may_pass(what))
             self._warned = True

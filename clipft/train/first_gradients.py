@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from clipft.model.names import listed
 from clipft.model.plan import NEW, Plan
+from clipft.words import some
 
 STEPS = 2
 """Steps in which each new parameter gets a gradient. In the first, what starts from zero (LoRA's B, an adapter's up)
@@ -52,7 +52,7 @@ class FirstGradients:
             return None
         return (
             f"{len(self._waiting)} of {self._count} new parameters got no gradient but zeros in the first "
-            f"{self._steps} steps, so they do not train: {listed(self._waiting)}; look at their rate (optim.lr_new), "
+            f"{self._steps} steps, so they do not train: {some(self._waiting, 5)}; look at their rate (optim.lr_new), "
             "leave them out (lora.targets, lora.layers, adapter.placement), or draw them anew with another run.seed"
         )
 

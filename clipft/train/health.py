@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from clipft.model.names import listed
 from clipft.train.checkpoint import Kept
+from clipft.words import some
 
 # Measured: pretrained bases 0.15 to 0.80 (four data sets), well tuned 0.13 to 0.55; tiny random models 0.86 to 0.97;
 # tiny models that learn below 0.99, at rates ten times too high and above 0.998 to 1.0000.
@@ -51,8 +51,8 @@ def end_of_collapse(what: str, rates: Sequence[float], last_good: Kept | None) -
     kept = "none was saved before, so the base itself is the last good model"
     if last_good is not None:
         kept = f"the last good checkpoint is {last_good.folder}"
+    named = some((f"{rate:g}" for rate in rates), 5)
     return (
         f"the embeddings have collapsed: {what}, so every query gets the same answer. The usual cause is a learning "
-        f"rate far too high (here {listed(f'{rate:g}' for rate in rates)}); start anew with rates a tenth of that and "
-        f"another run.dir; {kept}"
+        f"rate far too high (here {named}); start anew with rates a tenth of that and another run.dir; {kept}"
     )

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from clipft.config.schema import Config
-from clipft.data.names import counted
 from clipft.data.rows import Rows
 from clipft.errors import InputError
 from clipft.evaluate.measure import KEPT, figure_names, higher_is_better
 from clipft.train.loop import Best, Progress
+from clipft.words import counted
 
 
 def check_metrics(

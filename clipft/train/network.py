@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipft.model.clip_model import ClipModel
+from clipft.model.encode import TEXTS_AT_ONCE
 from clipft.model.plan import Plan
 from clipft.train.losses import Features
 from clipft.train.precision import Precision
 
 Watch = Callable[[Iterable[int], int], Iterable[int]]
-
-_CHUNK = 256  # captions encoded at once; fixed, since the bits of a row hang on its call's size
 
 
 @dataclass
@@ -67,9 +66,9 @@ class Network:
         if not self.needs_text or self.text_trains:
             return
         distinct = sorted(set(captions))
-        starts = range(0, len(distinct), _CHUNK)
+        starts = range(0, len(distinct), TEXTS_AT_ONCE)
         for start in watch(starts, len(starts)):
-            chunk = distinct[start : start + _CHUNK]
+            chunk = distinct[start : start + TEXTS_AT_ONCE]
             with torch.no_grad(), self.autocast():
                 pooled = self.clip.text.pool(self.clip.tokenizer(chunk).to(self.device))  # (N, width)
             self._frozen_text.update(zip(chunk, pooled.float().cpu(), strict=True))

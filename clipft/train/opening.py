@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from clipft.config.load import Loaded
 from clipft.data.captions import all_texts, caption_report, example_prompts
-from clipft.data.names import counted
 from clipft.data.rows import Rows
 from clipft.data.sources import keep_overlap
 from clipft.model.fill import RANDOM_BASE
@@ -23,6 +22,7 @@ from clipft.train.loop import Progress
 from clipft.train.prepare import Prepared
 from clipft.train.reckoning import reckoning
 from clipft.train.start import Started
+from clipft.words import counted
 
 
 def show_plan(

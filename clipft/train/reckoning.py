@@ -7,7 +7,6 @@ from pathlib import Path
 from clipft.config.forgetting_schema import EmaConfig
 from clipft.config.schema import Config
 from clipft.data.captions import example_prompts
-from clipft.data.names import counted, some
 from clipft.data.rows import Rows
 from clipft.data.shots import shots_in_words
 from clipft.train.average import NO_AVERAGE
@@ -15,6 +14,7 @@ from clipft.train.pieces import texts_at_once
 from clipft.train.prepare import Prepared
 from clipft.train.scale_search import search_in_words
 from clipft.train.watch import peak_rates
+from clipft.words import counted, some
 
 
 def reckoning(prepared: Prepared) -> list[tuple[str, str]]:

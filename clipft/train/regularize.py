@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from clipft.config.forgetting_schema import RegularizeConfig, regularizers
 from clipft.config.train_schema import TrainConfig
 from clipft.errors import InputError
-from clipft.model.names import listed
 from clipft.model.plan import NEW, ParameterPlan, Plan, numel
+from clipft.words import some
 
 _NOT_OF_THE_BASE = (*NEW, "classifier")
 _SCALES = ("logit_scale", "logit_bias")
@@ -40,7 +40,7 @@ class Pull:
                 f"l2sp {self.weight:g} x the sum of squared differences to the base, over {len(self.holds)} "
                 f"tensors ({numel(self.holds):,} parameters)"
             )
-            return words + (f"; left out: {listed(p.name for p in self.left_out)}" if self.left_out else "")
+            return words + (f"; left out: {some((p.name for p in self.left_out), 5)}" if self.left_out else "")
         of = "features" if self.type == "feature_distill" else "answers"
         measure = "(1 - cosine) to" if self.type == "feature_distill" else "the divergence from"
         passes = "images once more a step, without gradient" if "image" in self.towers else ""
@@ -119,6 +119,6 @@ def _of_weights(weight: float, plan: Plan, drawn: Collection[str]) -> Pull:
     if not holds:
         raise InputError(
             "train.regularize: l2sp holds parameters of the base near their start, and none of them trains here "
-            f"(only {listed(p.name for p in left_out)}); write type: feature_distill, or take it out"
+            f"(only {some((p.name for p in left_out), 5)}); write type: feature_distill, or take it out"
         )
     return Pull("l2sp", weight, (), holds, left_out)

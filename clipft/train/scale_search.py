@@ -110,8 +110,9 @@ def search_scale(
         return
     sources = {"train": prepared.splits.train, "val": prepared.splits.val}
     asks = prepared.asks_classes
+    named = set[str]() if evaluations is None else evaluations.unreadable
     encoded = [
-        _encode(name, rows, prepared, started, view)
+        _encode(name, rows, prepared, started, view, named)
         for name, rows in sources.items()
         if rows is not None and has_classes(rows) == asks
     ]
@@ -133,7 +134,7 @@ def search_scale(
     save()
 
 
-def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: TrainView) -> Encoded:
+def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: TrainView, named: set[str]) -> Encoded:
     config, device = prepared.config, started.device
     autocast = lambda: started.precision.autocast(device)  # noqa: E731  # a context, made anew each time
     seen = encode_rows(
@@ -145,7 +146,7 @@ def _encode(name: str, rows: Rows, prepared: Prepared, started: Started, view: T
         autocast=autocast,
         watch=view.watch,
     )
-    tell_unreadable(seen.faults, seen.rows.name, len(rows), config.data.max_bad_fraction, view, set())
+    tell_unreadable(seen.faults, seen.rows.name, len(rows), config.data.max_bad_fraction, view, named)
     encode = Encode(started.clip, config.data.templates, device, autocast)
     labels = seen.labels
     if has_classes(rows):

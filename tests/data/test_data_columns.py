@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from clipft.data.columns import TextColumn
 from clipft.data.draws import AUGMENT, ORDER, draw, shuffled
-from clipft.data.names import counted, natural_key, some
+from clipft.data.names import natural_key
+from clipft.words import counted, some
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=())), max_size=20)
 

@@ -196,6 +196,10 @@ def test_what_is_kept_stands_in_the_table(train_colours: Any, tiny_native: Path,
     without = cook(open_pot([runs[0], str(other)], None, CPU), None, recipe="uniform", compute=COMPUTE)
     assert without.kept is None
     assert any("the runs have different evaluate.keep" in note for note in without.notes)
+    plain = train_colours(tiny_native, evaluate={"keep": watched["keep"]}, train={"epochs": 1})
+    unlike = cook(open_pot([runs[0], str(plain)], None, CPU), None, recipe="uniform", compute=COMPUTE)
+    assert unlike.kept is None
+    assert any("the runs have different evaluate.keep_templates" in note for note in unlike.notes)
 
 
 def test_the_table_fits_80_columns(three_runs: tuple[Path, ...]) -> None:

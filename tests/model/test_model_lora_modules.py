@@ -57,6 +57,16 @@ def causal(kind: str, rows: int, heads: int, length: int) -> Tensor | None:
     return never if "bool" in kind else torch.zeros(never.shape).masked_fill(never, float("-inf"))
 
 
+def low_rank_beside_dense(attention: nn.Module, plain: nn.Module) -> None:
+    """LoRA on the queries, keys, values and output of an attention of width 12; its product in the other's weights."""
+    for i, target in enumerate("qkvo"):
+        name, rows = ("out_proj.weight", (0, 12)) if target == "o" else ("in_proj_weight", (12 * i, 12 * i + 12))
+        part = add_low_rank(attention, target, LoraConfig(rank=2), name, rows)
+        nn.init.normal_(part.b, std=0.1)
+        with torch.no_grad():
+            plain.get_parameter(name)[slice(*rows)] += 8 * part.b @ part.a
+
+
 @pytest.mark.parametrize("mask", ["none", "2-D bool", "2-D float", "3-D bool", "3-D float"])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
@@ -64,12 +74,7 @@ def test_torchs_attention_as_open_clip_calls_it(mask: str, batch_first: bool, bi
     torch.manual_seed(0)
     plain = nn.MultiheadAttention(12, 3, batch_first=batch_first, bias=bias).eval()
     attention = copy.deepcopy(plain)
-    for i, target in enumerate("qkvo"):
-        name, rows = ("out_proj.weight", (0, 12)) if target == "o" else ("in_proj_weight", (12 * i, 12 * i + 12))
-        part = add_low_rank(attention, target, LoraConfig(rank=2), name, rows)
-        nn.init.normal_(part.b, std=0.1)
-        with torch.no_grad():
-            plain.get_parameter(name)[slice(*rows)] += 8 * part.b @ part.a
+    low_rank_beside_dense(attention, plain)
     x, other = torch.randn(2, 5, 12), torch.randn(2, 5, 12)
     added = causal(mask, 2, 3, 5)
     for inputs in ((x, x, x), (x, other, other), (x, other, x)):
@@ -90,12 +95,7 @@ def test_open_clips_own_attention_with_all_it_can_have(options: dict[str, bool],
     for parameter in plain.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     attention = copy.deepcopy(plain)
-    for i, target in enumerate("qkvo"):
-        name, rows = ("out_proj.weight", (0, 12)) if target == "o" else ("in_proj_weight", (12 * i, 12 * i + 12))
-        part = add_low_rank(attention, target, LoraConfig(rank=2), name, rows)
-        nn.init.normal_(part.b, std=0.1)
-        with torch.no_grad():
-            plain.get_parameter(name)[slice(*rows)] += 8 * part.b @ part.a
+    low_rank_beside_dense(attention, plain)
     x, added = torch.randn(2, 5, 12), causal(mask, 2, 3, 5)
     torch.testing.assert_close(attention(x, attn_mask=added), plain(x, attn_mask=added), atol=1e-5, rtol=0)
 

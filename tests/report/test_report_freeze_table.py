@@ -24,7 +24,7 @@ from clipft.model.describe import memory
 from clipft.model.freeze import make_plan
 from clipft.model.plan import Plan
 from clipft.model.towers import towers_of
-from clipft.report.amounts import counted, in_bytes, in_flops, share
+from clipft.report.amounts import grouped, in_bytes, in_flops, share
 from clipft.report.freeze_table import print_every_parameter, print_freeze_report, rate, shape_words
 from clipft.train.plan_report import report_plan
 
@@ -250,7 +250,7 @@ def test_the_whole_list(vit_b_32: nn.Module, policy: dict[str, Any]) -> None:
 
 
 def test_amounts() -> None:
-    assert counted(151277313) == "151,277,313"
+    assert grouped(151277313) == "151,277,313"
     assert [share(n, 10_000) for n in (0, 1, 5, 980, 9_999, 10_000)] == [
         "0.0 %",
         "<0.1 %",

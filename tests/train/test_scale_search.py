@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def test_too_many_unreadable_images_end_the_search(write: Write, tmp_path: Path)
     with pytest.raises(InputError, match=r"1 of 32 images of folder .* data\.max_bad_fraction"):
         go(write(model=ONLY_SCALE))
     assert go(write("lenient", model=ONLY_SCALE, data={"max_bad_fraction": 0.1})).tuned
+
+
+def test_an_image_that_is_searched_on_and_measured_on_is_named_once(write: Write, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "colours", tmp_path / "held-out")
+    image = tmp_path / "held-out" / "red" / "colours-0.png"
+    image.write_bytes(image.read_bytes()[:50])
+    shown = view()
+    data = {"val": {"folder": str(tmp_path / "held-out")}, "max_bad_fraction": 0.1}
+    go(write(model=ONLY_SCALE, data=data), shown=shown)
+    assert "".join(said(shown).split()).count("colours-0.png:") == 1
 
 
 def test_what_the_search_does_not_do_is_refused(write: Write) -> None:

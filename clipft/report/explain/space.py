@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from clipft.model.anatomy import Anatomy, scores_apart
-from clipft.report.amounts import counted
+from clipft.report.amounts import grouped
 from clipft.report.explain.explanation import Explanation, paragraphs
 
 _BATCH = 64  # the default of train.batch_size
@@ -16,7 +16,7 @@ _APART = 0.05  # of two cosines
 def similarity(model: Anatomy) -> Explanation:
     """Cosine, logits, and what the loss makes of a batch."""
     sigmoid = model.facts.logit_bias is not None
-    width = counted(model.facts.image.embed_dim)
+    width = grouped(model.facts.image.embed_dim)
     plus = ", plus logit_bias," if sigmoid else ""
     return Explanation(
         paragraphs(f"""
@@ -41,7 +41,7 @@ _SOFTMAX = f"""
 """
 _SIGMOID = f"""
     This model has a logit_bias: it was made for the sigmoid loss, which asks of each pair alone whether it matches.
-    Of the {_BATCH} x {_BATCH} pairs in a batch, {_BATCH} match and {counted(_BATCH * (_BATCH - 1))} do not, so the
+    Of the {_BATCH} x {_BATCH} pairs in a batch, {_BATCH} match and {grouped(_BATCH * (_BATCH - 1))} do not, so the
     bias starts low (SigLIP, Zhai et al., 2023, section 3.2).
 """
 
@@ -90,11 +90,11 @@ def _odds(scale: float) -> str:
 def alignment(model: Anatomy) -> Explanation:
     """Why the two towers fit each other, and how that is lost."""
     image, text = model.facts.image, model.facts.text
-    sizes = {tower: counted(model.size(tower)) for tower in ("image", "text")}
+    sizes = {tower: grouped(model.size(tower)) for tower in ("image", "text")}
     return Explanation(
         paragraphs(f"""
             The two towers ({image.family}; {text.family}) share no weights. What ties them together is that both end
-            in {counted(image.embed_dim)} numbers, and that they were trained until an image and its own text pointed
+            in {grouped(image.embed_dim)} numbers, and that they were trained until an image and its own text pointed
             the same way. That agreement is the alignment: it is what a CLIP model knows.
 
             It takes both sides. A tower that moves far no longer agrees with the other but on what it was trained

@@ -7,7 +7,7 @@ from math import prod
 from clipft.model.anatomy import Anatomy, quick_gelu_gap
 from clipft.model.facts import TowerFacts
 from clipft.model.plan import block_number
-from clipft.report.amounts import counted, share
+from clipft.report.amounts import grouped, share
 from clipft.report.explain.explanation import Explanation, Table, by, listing, paragraphs
 
 # --- block ---------------------------------------------------------------------------------------
@@ -35,21 +35,21 @@ def _block_of(model: Anatomy, name: str) -> str:
     if tower.stages is not None:
         units = listing([str(number) for number in tower.stages])
         stages = [p.parameters for p in model.facts.parts if p.tower == name and block_number(p.group) is not None]
-        sizes = listing([counted(size) for size in stages])
+        sizes = listing([grouped(size) for size in stages])
         return f"""
             a block is a stage of the network, here of {units} units. A unit {_mixes(tower.family)}. Toward the last
             stage the maps shrink and get deeper, so that a place stands for more of the picture. The stages have
             {sizes} parameters, {of} of the tower.
         """
     pieces = model.block[name]
-    inside = ", ".join(f"{piece} {counted(size)}" for piece, size in pieces.items())
+    inside = ", ".join(f"{piece} {grouped(size)}" for piece, size in pieces.items())
     heads = f", in {tower.heads} heads of {tower.head_width} numbers each" if tower.heads else ""
-    wider = f" to {counted(tower.mlp_width)}" if tower.mlp_width else ""
+    wider = f" to {grouped(tower.mlp_width)}" if tower.mlp_width else ""
     return f"""
-        a block takes {tower.tokens or ""} tokens of {counted(tower.width)} numbers and gives as many back. First
+        a block takes {tower.tokens or ""} tokens of {grouped(tower.width)} numbers and gives as many back. First
         attention: each token asks {_asked(tower)} for what it needs{heads}.
         Then the MLP: each token alone is widened{wider}, bent by {tower.activation} and brought back. Both are added
-        to what came in. A block has {counted(sum(pieces.values()))} parameters ({inside}); all blocks are {of} of the
+        to what came in. A block has {grouped(sum(pieces.values()))} parameters ({inside}); all blocks are {of} of the
         tower.
     """
 
@@ -80,19 +80,19 @@ def embeddings(model: Anatomy) -> Explanation:
     shares = {tower: share(size, model.size(tower)) for tower, size in sizes.items()}
     said = paragraphs(f"""
         Embeddings turn an input into what block 0 takes: numbers in place of pixels and words. Here they are
-        {counted(sizes["image"])} parameters of the image tower ({shares["image"]}) and {counted(sizes["text"])} of
+        {grouped(sizes["image"])} parameters of the image tower ({shares["image"]}) and {grouped(sizes["text"])} of
         the text tower ({shares["text"]}). freeze_layers: 1 and more freezes them.
 
         Image: {_pixels(model)} Positions: {image.positions}.
 
-        Text: each piece of a word is looked up in a table of {counted(text.vocabulary or 0)} rows of
-        {counted(text.width)} numbers. A batch touches few of the rows, so training moves common words much and rare
+        Text: each piece of a word is looked up in a table of {grouped(text.vocabulary or 0)} rows of
+        {grouped(text.width)} numbers. A batch touches few of the rows, so training moves common words much and rare
         ones hardly at all. At most {text.context_length} tokens fit; the rest of a caption is cut.
         {"A class token of the model's own joins at the end." if "class token" in text.token else ""} Positions:
         {text.positions}.
     """)
     tables = {name: shape for tower in ("image", "text") for name, shape in model.tables[tower].items()}
-    rows = tuple((name, by(shape), counted(prod(shape))) for name, shape in tables.items())
+    rows = tuple((name, by(shape), grouped(prod(shape))) for name, shape in tables.items())
     decay = "They get no weight decay: rows of tokens that no caption asked for would shrink."
     return Explanation(said, Table(("looked up or added as it stands", "shape", "numbers"), rows), (decay,))
 
@@ -108,11 +108,11 @@ def _pixels(model: Anatomy) -> str:
     if any(mark.title == "stem" for mark in image.landmarks):
         return f"""
             convolutions make maps of the {by(size)} pixels, a place for each {by(image.patch)} of them but seeing what
-            lies around too. That makes {down} x {across} = {down * across} {total}, of {counted(image.width)} numbers.
+            lies around too. That makes {down} x {across} = {down * across} {total}, of {grouped(image.width)} numbers.
         """
     return f"""
         {by(size)} pixels in patches of {by(image.patch)} are {down} x {across} = {down * across} {total}. A patch has
-        {by(image.patch)} x 3 = {counted(prod(image.patch) * 3)} numbers, and becomes {counted(image.width)}.
+        {by(image.patch)} x 3 = {grouped(prod(image.patch) * 3)} numbers, and becomes {grouped(image.width)}.
     """
 
 
@@ -126,15 +126,15 @@ def projection(model: Anatomy) -> Explanation:
         return Explanation(
             paragraphs(f"""
                 A projection maps what a tower pooled into the space that both towers share. This model has none: both
-                towers end in that space, of {counted(model.facts.image.embed_dim)} numbers, and projection: changes
+                towers end in that space, of {grouped(model.facts.image.embed_dim)} numbers, and projection: changes
                 nothing here. Late blocks, norm and pooling can train in a projection's place.
             """)
         )
-    some = f"{counted(size)} parameters, {share(size, model.facts.parameters)} of the model"
+    some = f"{grouped(size)} parameters, {share(size, model.facts.parameters)} of the model"
     return Explanation(
         paragraphs(f"""
             A tower pools what it saw into one vector of a width of its own; a projection maps it into the space that
-            both towers share, of {counted(model.facts.image.embed_dim)} numbers. Projections are the cheapest part to
+            both towers share, of {grouped(model.facts.image.embed_dim)} numbers. Projections are the cheapest part to
             train, here {some}. One alone can only weigh anew what its tower already sees.
 
             Image: {_projection_of(model, "image")}
@@ -152,14 +152,14 @@ def _projection_of(model: Anatomy, name: str) -> str:
     if not model.projection[name]:
         return "none. The tower ends in the shared space already; late blocks and pooling can train in its place."
     shapes = listing([f"{parameter} ({by(shape)})" for parameter, shape in model.projection[name].items()])
-    return f"{counted(tower.pooled_width)} numbers to {counted(tower.embed_dim)}, by {shapes}."
+    return f"{grouped(tower.pooled_width)} numbers to {grouped(tower.embed_dim)}, by {shapes}."
 
 
 def pooling(model: Anatomy) -> Explanation:
     """How many tokens become one vector."""
     image, text = model.facts.image, model.facts.text
     own = {tower: model.size(tower, "pooling") for tower in ("image", "text")}
-    here = [f"{counted(size)} of the {tower} tower" for tower, size in own.items() if size]
+    here = [f"{grouped(size)} of the {tower} tower" for tower, size in own.items() if size]
     return Explanation(
         paragraphs(f"""
             A tower ends in many vectors, one a place or a token, but a comparison needs one. Pooling makes it.

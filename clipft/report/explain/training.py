@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipft.model.anatomy import Anatomy, trains_at
-from clipft.report.amounts import counted, share
+from clipft.report.amounts import grouped, share
 from clipft.report.explain.explanation import Explanation, Table, paragraphs
 
 # --- freezing ------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def _cells(model: Anatomy, tower: str, layers: int) -> tuple[str, str, str]:
     if layers > depth:
         return "", "", ""
     trains = trains_at(model, tower, layers)
-    return counted(trains), share(trains, model.size(tower)), _risk(layers / depth, trains / model.size(tower), layers)
+    return grouped(trains), share(trains, model.size(tower)), _risk(layers / depth, trains / model.size(tower), layers)
 
 
 def _risk(frozen: float, trains: float, layers: int) -> str:
@@ -82,13 +82,13 @@ def strategies(model: Anatomy) -> Explanation:
     image, text = (trains_at(model, tower, 0) for tower in ("image", "text"))
     scales = model.size("heads")
     kept = trains_at(model, "image", -1)
-    own = f"{counted(kept)} and the classes" if kept else "the classes alone"
+    own = f"{grouped(kept)} and the classes" if kept else "the classes alone"
     projections = trains_at(model, "image", -1) + trains_at(model, "text", -1)
     first = {tower: max(model.tower(tower).depth - _late(model, tower), 0) for tower in ("image", "text")}
     last = sum(trains_at(model, tower, layers) for tower, layers in first.items())
 
     def trains(parameters: int) -> str:
-        return f"{counted(parameters)} ({share(parameters, facts.parameters)})"
+        return f"{grouped(parameters)} ({share(parameters, facts.parameters)})"
 
     return Explanation(
         paragraphs(f"""
@@ -114,8 +114,8 @@ def strategies(model: Anatomy) -> Explanation:
             logit_scale: {trains(scales)}. When: right answers, but too sure or too doubtful. For: no accuracy can fall.
             Against: none can rise.
 
-            linear_probe: {counted(facts.image.embed_dim + 1)} a class; loss.type: classifier alone trains
-            {counted(image)} of the image tower too (image.freeze_backbone: true: {own}). When: labels. Against: knows
+            linear_probe: {grouped(facts.image.embed_dim + 1)} a class; loss.type: classifier alone trains
+            {grouped(image)} of the image tower too (image.freeze_backbone: true: {own}). When: labels. Against: knows
             no other class.
 
             differential_lr: all that trains, at rates of its own. When: freezing cuts off too much. For: early parts
