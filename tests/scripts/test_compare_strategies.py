@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_a_line_has_mean_and_deviation_over_the_draws() -> None:
         for draw, tuned in enumerate((0.5, 0.6, 0.7))
     ]
     assert script.line(rows) == "| heads | 1,234 | 10 | 1.0 | 0.250 | 0.600 ± 0.100 | 0.500 | 0.400 ± 0.000 |"
+
+
+def test_a_training_that_fails_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clothing").mkdir()  # without a photo, so that every training is refused
+    words = ["--base", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--sets", "all"]
+    words += ["--photos", "clothing", "--only", "heads", "--only", "prompt"]
+    monkeypatch.setattr(sys, "argv", ["compare_strategies.py", *words])
+    assert script.main() == 1
+    told = capsys.readouterr().out
+    assert [told.count(f"{way}-clothing-all-0") for way in ("heads", "prompt")] == [2, 2]  # config and log
+    assert script.read_rows(tmp_path / "out") == []
