@@ -78,7 +78,7 @@ WAYS = (
     _way("prompt", "prompt"),
     _way("differential_lr", "differential_lr", optim={"lr": 1e-4}),
     _way("logit_scale", "logit_scale"),
-    _way("linear_probe", "linear_probe", loss={"type": "classifier"}),
+    _way("linear_probe", "linear_probe", loss={"type": "classifier"}, optim={"lr_heads": 5e-2}),
     _way("prompt + logit_scale", ["prompt", "logit_scale"]),
     _way("prompt + last text block and norm", ["prompt", LAST_TEXT]),
     _way("heads + last_layers", ["heads", LAST], optim={"lr": 1e-4, "lr_heads": 1e-3}),
