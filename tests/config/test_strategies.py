@@ -77,7 +77,7 @@ FROZEN = "model.image.freeze_layers=-1"
         ({"name": "adapter", "towers": ["image"]}, {**STILL, **NO_PROJECTIONS, **NO_SCALE, "model.image.adapter": {}}),
         ("prompt", {**STILL, **NO_PROJECTIONS, **NO_SCALE, "model.text.prompt": {}, "optim.lr_new": 2e-3}),
         ("logit_scale", {**STILL, **NO_PROJECTIONS}),
-        ("linear_probe", {**STILL, **NO_PROJECTIONS, **NO_SCALE, "loss.type": "classifier", "optim.lr_heads": 1e-3}),
+        ("linear_probe", {**STILL, **NO_PROJECTIONS, **NO_SCALE, "loss.type": "classifier", "optim.lr_heads": 1e-2}),
         (
             {"name": "linear_probe", "features": "pooled"},
             {"loss.type": "classifier", "loss.features": "pooled", "loss.init": "random"},
