@@ -328,34 +328,37 @@ def read_rows(out: Path) -> list[Row]:
 
 
 def print_tables(rows: Sequence[Row]) -> None:
-    """A table for each set of photos and each amount of them, means over draws with their deviation."""
-    for photos, data in dict.fromkeys((row.photos, row.data) for row in rows):
-        some = [row for row in rows if (row.photos, row.data) == (photos, data)]
-        print(f"\n{photos}, {data}\n")
-        print("| trains | parameters | core seconds | memory GB | top-1: base | tuned | kept: base | tuned |")
-        print("| --- |" + " ---: |" * 7)
+    """A table for each set of photos: for each amount of them seconds, accuracy and what was kept, means over draws."""
+    for photos in dict.fromkeys(row.photos for row in rows):
+        some = [row for row in rows if row.photos == photos]
+        amounts = list(dict.fromkeys(row.data for row in some))
+        print(f"\n{photos}\n")
+        heads = [f"{data}: {what}" for data in amounts for what in ("core s", "top-1", "kept")]
+        print(f"| trains | parameters | GB | base: top-1, kept | {' | '.join(heads)} |")
+        print("| --- |" + " ---: |" * (3 + len(heads)))
         for name, setting in dict.fromkeys((row.way, row.settings) for row in some):
-            print(line([row for row in some if (row.way, row.settings) == (name, setting)]))
+            print(line([row for row in some if (row.way, row.settings) == (name, setting)], amounts))
 
 
-def line(rows: Sequence[Row]) -> str:
+def line(rows: Sequence[Row], amounts: Sequence[str]) -> str:
     """One row of a table."""
     first = rows[0]
-    seconds, memory = (statistics.mean(values) for values in ([r.seconds for r in rows], [r.memory for r in rows]))
     cells = [
         f"{first.way} {first.settings}".strip(),
         f"{first.trainable:,}",
-        f"{seconds:.0f}",
-        f"{memory / 1e9:.1f}",
-        f"{statistics.mean(r.base for r in rows):.3f}",
-        _spread([r.tuned for r in rows]),
-        f"{first.kept_before:.3f}",
-        _spread([r.kept for r in rows]),
+        f"{max(row.memory for row in rows) / 1e9:.1f}",
+        f"{first.base:.3f}, {first.kept_before:.3f}",
     ]
+    for data in amounts:
+        some = [row for row in rows if row.data == data]
+        mean = f"{statistics.mean(row.seconds for row in some):.0f}" if some else "-"
+        cells += [mean, _spread([row.tuned for row in some]), _spread([row.kept for row in some])]
     return f"| {' | '.join(cells)} |"
 
 
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
     mean = f"{statistics.mean(values):.3f}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 

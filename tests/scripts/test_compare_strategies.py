@@ -37,7 +37,8 @@ def test_a_line_has_mean_and_deviation_over_the_draws() -> None:
         script.Row("heads", "clothing", "16 shots", draw, 1234, 10.0, 10**9, 0.25, tuned, 0.5, 0.4)
         for draw, tuned in enumerate((0.5, 0.6, 0.7))
     ]
-    assert script.line(rows) == "| heads | 1,234 | 10 | 1.0 | 0.250 | 0.600 ± 0.100 | 0.500 | 0.400 ± 0.000 |"
+    expected = "| heads | 1,234 | 1.0 | 0.250, 0.500 | 10 | 0.600 ± 0.100 | 0.400 ± 0.000 | - | - | - |"
+    assert script.line(rows, ["16 shots", "all"]) == expected
 
 
 def test_a_training_that_fails_is_named_and_the_others_go_on(
