@@ -16,6 +16,7 @@ from clipft.train.losses import Features, Objective, Targets
 from clipft.train.network import Network
 from clipft.train.pieces import InPieces, texts_at_once
 from clipft.train.pulls import Regularizer
+from clipft.words import some
 
 MAX_SKIPPED = 20
 """fp16 steps skipped in a row before the run ends; a scaler that starts at 65536 needs few to find its scale."""
@@ -141,7 +142,7 @@ class Stepper:
         ]
         if missing:
             raise ClipftError(
-                f"{len(missing)} parameters are to train but the loss does not reach them: {', '.join(missing[:5])}; "
+                f"{len(missing)} parameters are to train but the loss does not reach them: {some(missing, 5)}; "
                 "freeze them (freeze_pattern, or optim.groups shows their names)"
             )
 
